@@ -1,0 +1,1 @@
+"""Images and texts to vectors; uses vecstore only through its public names."""

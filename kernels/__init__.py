@@ -1,0 +1,1 @@
+"""Distances and selections: NumPy and Numba only, no input or output, no state."""

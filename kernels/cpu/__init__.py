@@ -1,0 +1,1 @@
+"""The Numba kernels. They read vectors by address, straight from mapped pages, and never check an address."""

@@ -1,0 +1,73 @@
+"""The checksum of stored blocks, read in place. `reference.block_checksum` says what it is."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# What kernels take is said by their signatures for Numba, at the end of the file.
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from numba import types
+
+from .compile import compiled, helper, reads
+from .memory import as_uint32, as_uint64, load
+
+_HEADER = 48
+_FIELD = 40
+_FIELD_WORDS = _FIELD // 4
+
+
+@helper
+def _sum(address, n_words, weights, first):
+    words = as_uint32(address)
+    total = types.uint64(0)
+    for i in range(n_words):
+        total += types.uint64(load(words, i)) * weights[first + i]
+    return total
+
+
+@helper
+def _block(address, length, weights):
+    head = _sum(address, _FIELD_WORDS, weights, 0)
+    return head + _sum(address + _HEADER, (length - _HEADER) // 4, weights, _FIELD_WORDS)
+
+
+def _checksum(address, n_words, weights):
+    return _sum(types.int64(address), n_words, weights, 0)
+
+
+def _block_checksum(address, length, weights):
+    return _block(types.int64(address), length, weights)
+
+
+def _first_bad_block(addresses, length, weights):
+    for i in range(len(addresses)):
+        address = types.int64(addresses[i])
+        if load(as_uint64(address + _FIELD), 0) != _block(address, length, weights):
+            return i
+    return -1
+
+
+_WEIGHTS = reads(types.uint64)
+
+
+@functools.cache
+def checksum() -> Any:
+    """`(address: int, n_words: int, weights) -> int`: the checksum of `n_words` 4-byte words."""
+    return compiled(_checksum, types.uint64, types.int64, _WEIGHTS)
+
+
+@functools.cache
+def block_checksum() -> Any:
+    """`(address: int, length: int, weights) -> int`: that of a block of `length` bytes, header and all."""
+    return compiled(_block_checksum, types.uint64, types.int64, _WEIGHTS)
+
+
+@functools.cache
+def first_bad_block() -> Any:
+    """`(addresses: uint64[n], length: int, weights) -> int`: the first that does not match, or -1.
+
+    All blocks have the same length; `weights` are at least `reference.checksum_weights(length // 4 - 2)`.
+    """
+    return compiled(_first_bad_block, reads(types.uint64), types.int64, _WEIGHTS)

@@ -1,0 +1,37 @@
+"""How every kernel is compiled: one set of flags, on first demand, kept on disk where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit, types
+
+from .cache import keep_on_disk
+
+# Not fastmath=True: it promises that no infinity or NaN occurs, and both are looked for here.
+FLAGS = frozenset({"reassoc", "contract", "arcp", "nsz"})
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(FLAGS)}
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """A function that kernels call; it is compiled as a part of them."""
+    return njit(**_OPTIONS)(function)
+
+
+def compiled(function: Callable[..., Any], *signature: Any) -> Any:
+    """The kernel for exactly these argument types, compiled now or taken from disk."""
+    dispatcher = njit(**_OPTIONS)(function)
+    keep_on_disk(dispatcher)
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
+
+
+def reads(element: Any, ndim: int = 1) -> Any:
+    """A contiguous array that the kernel does not write: takes read-only arrays and others."""
+    return types.Array(element, ndim, "C", readonly=True)
+
+
+def writes(element: Any, ndim: int = 1) -> Any:
+    return types.Array(element, ndim, "C")

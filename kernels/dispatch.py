@@ -1,0 +1,88 @@
+"""The only place that chooses a backend and looks at what the machine can do. Importing it is cheap."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import platform
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import reference
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """What the compiled kernels need to know of the processor they are compiled for."""
+
+    vector_floats: int
+    """float32 numbers in one vector register."""
+    tile_rows: int
+    tile_vectors: int
+    """The register tile of the batch scan: rows times vectors of queries, kept in registers throughout."""
+    native_half: bool
+    """Whether one instruction turns float16 into float32."""
+
+    @property
+    def lanes(self) -> int:
+        return self.vector_floats * self.tile_vectors
+
+
+def cpu() -> ModuleType:
+    """The Numba kernels: `cpu().checksum`, `.distance`, `.scan`, `.select`, `.tile`. Imports Numba now."""
+    for name in ("checksum", "distance", "scan", "select", "tile"):
+        importlib.import_module(f"{__package__}.cpu.{name}")
+    return importlib.import_module(f"{__package__}.cpu")
+
+
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """The features that Numba compiles for, as LLVM names them; NUMBA_CPU_FEATURES overrides the host's."""
+    import llvmlite.binding as llvm
+    from numba.core import config
+
+    text = config.CPU_FEATURES
+    if text is None:
+        try:
+            text = llvm.get_host_cpu_features().flatten()
+        except RuntimeError:
+            text = ""
+    return frozenset(part[1:] for part in text.split(",") if part.startswith("+"))
+
+
+@functools.cache
+def cpu_target() -> CpuTarget:
+    """The shape of the kernels for this processor. Tiles leave registers free for operands."""
+    features = cpu_features()
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return CpuTarget(vector_floats=4, tile_rows=6, tile_vectors=4, native_half=True)
+    half = "f16c" in features
+    if "avx512f" in features and "avx512vl" in features:
+        return CpuTarget(vector_floats=16, tile_rows=24, tile_vectors=1, native_half=half)
+    if "avx2" in features and "fma" in features:
+        return CpuTarget(vector_floats=8, tile_rows=6, tile_vectors=2, native_half=half)
+    return CpuTarget(vector_floats=4, tile_rows=6, tile_vectors=2, native_half=False)
+
+
+def _checksum_kernels() -> ModuleType | None:
+    """The compiled checksums, where something else has paid for importing Numba already."""
+    return sys.modules.get(f"{__package__}.cpu.checksum")
+
+
+def block_checksum(block: NDArray[np.uint8]) -> int:
+    """The checksum of one block."""
+    kernels = _checksum_kernels()
+    if kernels is None:
+        return reference.block_checksum(block)
+    weights = reference.checksum_weights(block.size // 4)
+    return int(kernels.block_checksum()(block.ctypes.data, block.size, weights))
+
+
+def first_bad_block(addresses: NDArray[np.uint64], length: int) -> int:
+    """The first of these blocks whose bytes don't match its checksum, or -1."""
+    kernels = _checksum_kernels() or importlib.import_module(f"{__package__}.cpu.checksum")
+    return int(kernels.first_bad_block()(addresses, length, reference.checksum_weights(length // 4)))

@@ -1,0 +1,267 @@
+"""Columns under any puts and resizes, and masks against an independent reading of the filter language."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vecstore.query import columns, where
+from vecstore.query.columns import MISSING, Column, extract
+
+BIG = 2**53
+
+
+def mask(expression: object, records: list[dict[str, Any] | None]) -> list[bool]:
+    """The mask over one column a field, which must agree with one record at a time."""
+    parsed = where.parse(expression)
+    ready = {}
+    for name in parsed.fields:
+        ready[name] = Column(len(records))
+        ready[name].put(np.arange(len(records)), [extract(record, name) for record in records])
+    found = parsed.mask(ready, size=len(records))
+    assert found.dtype == np.bool_
+    assert found.tolist() == [parsed.matches(record) for record in records]
+    return [bool(one) for one in found]
+
+
+def test_put_refuses_before_it_changes_anything() -> None:
+    column = Column(2)
+    column.put([0, 1], ["a", 1])
+    for slot in (2, -1, 5):
+        with pytest.raises(IndexError, match="2 of the column"):
+            column.put([0, slot], ["b", 2])
+    with pytest.raises(ValueError, match="a slot for each of 2 values"):
+        column.put([0], ["b", "c"])
+    for huge in (2**64, -(2**63) - 1, 10**400):
+        with pytest.raises(OverflowError):
+            column.put([0, 1], ["b", huge])
+    with pytest.raises(ValueError, match="only grows"):
+        column.resize(1)
+    with pytest.raises(ValueError, match="negative"):
+        Column(-1)
+    column.put([], [])
+    assert column.equals("a").tolist() == [True, False]
+    assert column.equals(1).tolist() == [False, True]
+
+
+def test_the_last_value_of_a_slot_wins_and_missing_clears() -> None:
+    column = Column(3)
+    column.put([0, 0, 1, 1, 2], ["a", 3, 3, "a", BIG + 1])
+    assert column.equals(3).tolist() == [True, False, False]
+    assert column.equals("a").tolist() == [False, True, False]
+    column.put([1, 2], [MISSING, BIG])
+    assert column.exists().tolist() == [True, False, True]
+    assert column.equals(BIG).tolist() == [False, False, True]
+    assert column.equals("a").tolist() == [False] * 3
+    assert pickle.loads(pickle.dumps(MISSING)) is MISSING
+    assert repr(copy.deepcopy(MISSING)) == "MISSING"
+
+
+def test_a_column_takes_only_the_memory_that_its_values_need() -> None:
+    size = 10_000
+    bools, numbers, words = Column(size), Column(size), Column(size)
+    slots = np.arange(size)
+    bools.put(slots, [True, False] * (size // 2))
+    numbers.put(slots, list(range(size)))
+    words.put(slots, ["cat", "dog"] * (size // 2))
+    assert bools.nbytes < 1.1 * size
+    assert numbers.nbytes < 9.1 * size
+    assert words.nbytes < 5.1 * size
+    before = words.nbytes
+    words.put([0], [["a" * 1000, {"b": "c" * 1000}]])
+    assert before + 2000 < words.nbytes < before + 4000
+
+
+def test_values_no_longer_used_are_dropped() -> None:
+    size = 2000
+    column, slots = Column(size), np.arange(size)
+    for turn in range(20):
+        column.put(slots, [f"turn {turn} slot {i}" for i in range(size)])
+    assert len(column._distinct) <= 2 * size + 1
+    assert column.contains("turn 19").all()
+    assert column.equals("turn 19 slot 7").nonzero()[0].tolist() == [7]
+    full = column.nbytes
+    column.put(slots[1:], [MISSING] * (size - 1))
+    assert len(column._distinct) == 1
+    assert column.nbytes < full / 10
+    assert column.contains("slot").nonzero()[0].tolist() == [0]
+    for i in range(size):  # one at a time is paid for too
+        column.put([1], [f"single {i}"])
+    assert len(column._distinct) < 1500
+    assert column.equals(f"single {size - 1}").nonzero()[0].tolist() == [1]
+
+
+def test_growing_one_by_one_keeps_what_is_there() -> None:
+    column = Column(0)
+    values = [1, "a", None, BIG + 1, True, [1], MISSING] * 40
+    for i, value in enumerate(values):
+        column.resize(i + 1)
+        column.put([i], [value])
+    assert column.size == len(values)
+    for wanted in (1, "a", None, BIG + 1, True, [1]):
+        expected = [type(v) is type(wanted) and v == wanted for v in values]
+        assert column.equals(wanted).tolist() == expected
+    column.resize(1000)
+    assert not column.exists()[len(values) :].any()
+
+
+# Independent of the code under test: it reads the raw expression, and spells out the type rules.
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, bool) or isinstance(b, bool) or a is None or b is None:
+        return type(a) is type(b) and a == b
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return a == b
+    return isinstance(a, str) and isinstance(b, str) and a == b
+
+
+def naive_test(value: Any, there: bool, key: str, operand: Any) -> bool:
+    if key == "$exists":
+        return there is operand
+    if key == "$not":
+        return not naive_field(value, there, operand)
+    if key == "$ne":
+        return not (there and same(value, operand))
+    if key == "$nin":
+        return not (there and any(same(value, one) for one in operand))
+    if not there:
+        return False
+    if key == "$eq":
+        return same(value, operand)
+    if key == "$in":
+        return any(same(value, one) for one in operand)
+    if key == "$contains":
+        if isinstance(value, str):
+            return isinstance(operand, str) and operand in value
+        return isinstance(value, list) and any(same(one, operand) for one in value)
+    kinds = [
+        "bool" if isinstance(v, bool) else "number" if isinstance(v, (int, float)) else type(v).__name__
+        for v in (value, operand)
+    ]
+    if kinds[0] != kinds[1]:
+        return False
+    return bool(
+        {"$lt": value < operand, "$lte": value <= operand, "$gt": value > operand, "$gte": value >= operand}[
+            key
+        ]
+    )
+
+
+def naive_field(value: Any, there: bool, operand: Any) -> bool:
+    if isinstance(operand, dict) and any(key[:1] == "$" for key in operand):
+        return all(naive_test(value, there, key, one) for key, one in operand.items())
+    return naive_test(value, there, "$eq", operand)
+
+
+def naive(expression: dict[str, Any], record: dict[str, Any]) -> bool:
+    results = []
+    for key, operand in expression.items():
+        if key == "$and":
+            results.append(all(naive(one, record) for one in operand))
+        elif key == "$or":
+            results.append(any(naive(one, record) for one in operand))
+        elif key == "$not":
+            results.append(not naive(operand, record))
+        elif key in record:
+            results.append(naive_field(record[key], True, operand))
+        else:
+            first, _, rest = key.partition(".")
+            nested: Any = record.get(first)
+            there = bool(rest) and isinstance(nested, dict) and rest in nested
+            results.append(naive_field(nested[rest] if there else None, there, operand))
+    return all(results)
+
+
+NUMBERS: list[Any] = [0, 1, -1, 1.0, -0.0, 0.5, BIG, BIG + 1, float(BIG), -BIG - 1, -float(BIG)]
+NUMBERS += [2**63 - 1, 2**63, 2.0**63, 2**64 - 1, 2.0**64, -(2**63), float("inf"), float("-inf"), 1e-320]
+STRINGS = ["", "a", "ab", "b", "$gt", "é", "\U0001f431", "\x00"]
+scalars = (
+    st.sampled_from([None, True, False, *NUMBERS, *STRINGS])
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3)
+)
+json_values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=5,
+)
+fields = st.sampled_from(["a", "b", "a.b", "b.c"])
+stored = json_values | st.just(float("nan"))
+records = st.dictionaries(fields, stored, max_size=4)
+orderable = st.sampled_from([True, False, *NUMBERS, *STRINGS]) | st.floats(allow_nan=False)
+operands: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("$eq", "$ne", "$contains"), json_values),
+    **dict.fromkeys(columns.ORDER, orderable),
+    **dict.fromkeys(("$in", "$nin"), st.lists(json_values, max_size=4)),
+    "$exists": st.booleans(),
+}
+one_test = st.one_of([st.fixed_dictionaries({key: operand}) for key, operand in operands.items()])
+some_tests = one_test | st.fixed_dictionaries({}, optional=operands).filter(bool)
+tests = some_tests | st.fixed_dictionaries({"$not": some_tests})
+expressions = st.recursive(
+    st.dictionaries(fields, json_values | tests, max_size=2),
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"$not": inner}),
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(records, max_size=8), expressions)
+def test_masks_single_records_and_a_naive_reading_agree(
+    some: list[dict[str, Any] | None], expression: dict[str, Any]
+) -> None:
+    assert mask(expression, some) == [naive(expression, record or {}) for record in some]
+
+
+puts = st.lists(
+    st.tuples(
+        st.integers(0, 4), st.lists(st.tuples(st.integers(0, 30), stored | st.just(MISSING)), max_size=6)
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(puts, st.lists(tests, min_size=1, max_size=3))
+def test_columns_after_any_puts_and_resizes_agree_with_plain_dicts(
+    steps: list[tuple[int, list[tuple[int, Any]]]], asked: list[dict[str, Any]]
+) -> None:
+    column = Column(0)
+    expected: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "_SMALL", 2)  # so that compaction takes part
+        for more, batch in steps:
+            column.resize(column.size + more)
+            expected += [MISSING] * more
+            inside = [(slot % column.size, value) for slot, value in batch if column.size]
+            column.put([slot for slot, _ in inside], [value for _, value in inside])
+            for slot, value in inside:
+                expected[slot] = value
+            for operand in asked:
+                found = where.parse({"f": operand}).mask({"f": column}).tolist()
+                assert found == [naive_field(value, value is not MISSING, operand) for value in expected]
+            assert column.nbytes >= column.size
+
+
+@settings(max_examples=300, deadline=None)
+@given(json_values, json_values)
+def test_frozen_values_are_equal_where_the_values_are(one: Any, other: Any) -> None:
+    assert (columns.freeze(one) == columns.freeze(other)) == same(one, other)
+    assert columns.freeze(one) == columns.freeze(copy.deepcopy(one))

@@ -1,0 +1,780 @@
+"""Collection: what a user calls. It owns transactions and snapshots; the work is done in the layers below."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import inputs
+from vecstore.config import (
+    DEFAULT_DTYPE,
+    DEFAULT_K,
+    DEFAULT_METRIC,
+    LOCK_TIMEOUT,
+    STAGE_BYTES,
+    Settings,
+    check_settings,
+    parse_memory,
+)
+from vecstore.errors import (
+    ClosedError,
+    CollectionExistsError,
+    CollectionNotFoundError,
+    CorruptionError,
+    DeviceError,
+    DimensionError,
+    DuplicateIdError,
+    InvalidArgumentError,
+    InvalidIdError,
+    NotACollectionError,
+    RecordNotFoundError,
+    SettingsMismatchError,
+    StorageError,
+    StorageFullError,
+)
+from vecstore.query import exact
+from vecstore.query.fields import Fields
+from vecstore.query.where import Where, parse
+from vecstore.report import plan, progress_line, stats
+from vecstore.storage import replace, store
+from vecstore.storage.environment import translated
+from vecstore.storage.file import File
+from vecstore.storage.ids import Ids, hash_ids
+from vecstore.storage.session import Session
+from vecstore.storage.slots import read_slots
+from vecstore.storage.state import Blocks, Numbers
+from vecstore.storage.vectors import read_rows
+from vecstore.storage.verify import verify
+from vecstore.types import Hit, Hits, HitsBatch, Id, Record, VerifyReport
+
+_DTYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8, "int8": np.int8, "binary": np.uint8}
+
+
+def open(  # noqa: A001
+    path: str | os.PathLike[str],
+    *,
+    dim: int | None = None,
+    metric: str | None = None,
+    dtype: str | None = None,
+    mode: str = "a",
+    memory: str | int | None = None,
+    durability: str = "full",
+    device: str = "auto",
+    threads: int | None = None,
+    timeout: float | None = LOCK_TIMEOUT,
+) -> Collection:
+    """Open a collection, or create one.
+
+    A new collection needs ``dim``; ``metric`` is "cosine" and ``dtype`` "float32" unless told. An existing
+    one brings its settings, and an argument that contradicts them raises. ``mode`` is "a" to read and write,
+    "x" to create only, "r" to read only. ``timeout`` is how many seconds a write waits for another writer;
+    None waits for ever.
+
+    >>> import vecstore
+    >>> with vecstore.open("shoes.vec", dim=2, metric="l2") as shoes:
+    ...     len(shoes)
+    0
+    """
+    if mode not in ("a", "x", "r"):
+        raise InvalidArgumentError(f'mode must be "a", "x" or "r", not {mode!r}')
+    if durability not in ("full", "none"):
+        raise InvalidArgumentError(f'durability must be "full" or "none", not {durability!r}')
+    if device not in ("auto", "cpu", "cuda"):
+        raise InvalidArgumentError(f'device must be "auto", "cpu" or "cuda", not {device!r}')
+    if device == "cuda":
+        raise DeviceError('this version has no CUDA kernels: open with device="auto" or "cpu"')
+    budget = parse_memory(memory)
+    workers = exact.available_threads() if threads is None else inputs.check_k(threads, "threads")
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+        raise InvalidArgumentError(f"timeout must be a number of seconds from 0, or None, not {timeout!r}")
+    try:
+        name = os.path.abspath(os.fsdecode(path))
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(f"path must be a path, not {path!r}") from None
+    if os.path.isdir(name):
+        raise NotACollectionError(f"{name} is a folder, and a collection is one file: name a file in it")
+    if mode == "r" or (os.path.exists(name) and mode == "a"):
+        settings = None
+    else:
+        settings = _create(name, dim, metric, dtype, mode)
+    file = File.share(name, writable=mode != "r", durable=durability == "full")
+    collection = Collection(file, writable=mode != "r", threads=workers, memory=budget, timeout=timeout)
+    try:
+        if settings is None or mode == "a":
+            _check_agreement(name, collection.settings, dim, metric, dtype)
+    except BaseException:
+        collection.close()
+        raise
+    return collection
+
+
+def _create(name: str, dim: int | None, metric: str | None, dtype: str | None, mode: str) -> Settings:
+    if mode == "x" and os.path.lexists(name):
+        raise CollectionExistsError(f'{name} exists; open it with mode="a", or choose another path')
+    if dim is None:
+        raise CollectionNotFoundError(f"{name} does not exist; pass dim=… to create it")
+    if dtype is None:
+        dtype = "binary" if metric in ("hamming", "jaccard") else DEFAULT_DTYPE
+    if metric is None:
+        metric = "hamming" if dtype == "binary" else DEFAULT_METRIC
+    settings = check_settings(dim, metric, dtype)
+    try:
+        replace.create(name, settings)
+    except CollectionExistsError:
+        if mode == "x":
+            raise
+    return settings
+
+
+def _check_agreement(name: str, found: Settings, dim: int | None, metric: str | None, dtype: str | None) -> None:
+    for argument, asked, has in (("dim", dim, found.dim), ("metric", metric, found.metric), ("dtype", dtype, found.dtype)):
+        if asked is not None and asked != has:
+            raise SettingsMismatchError(
+                f"{name} has {argument}={has!r}, and {argument}={asked!r} was asked for: leave the argument out, "
+                "or create another file"
+            )
+
+
+class Collection:
+    """Records (id, vector, metadata) in one file, and their nearest neighbours. Made by ``vecstore.open``.
+
+    Threads may share it. A forked child must open its own.
+
+    >>> import vecstore
+    >>> with vecstore.open("pairs.vec", dim=2, metric="l2") as pairs:
+    ...     _ = pairs.add(["a", 7], [[0, 0], [3, 4]], [{"year": 2020}, {"year": 2021}])
+    ...     pairs.search([0, 0], k=2).distances.tolist()
+    [0.0, 5.0]
+    """
+
+    def __init__(self, file: File, *, writable: bool, threads: int, memory: int | None, timeout: float | None) -> None:
+        self._file = file
+        self._writable = writable
+        self._threads = threads
+        self._memory = memory
+        self._timeout = timeout
+        self._closed = False
+        self._fields = Fields()
+        self._session: Session | None = None
+        self._session_thread: int | None = None
+        self._broken = False
+        with self._view() as blocks:
+            self._settings = blocks.header.settings
+
+    # -- what it is
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return self._file.path
+
+    @property
+    def settings(self) -> Settings:
+        """dim, metric and dtype, as fixed when the file was created."""
+        return self._settings
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector; bits for ``dtype="binary"``."""
+        return self._settings.dim
+
+    @property
+    def metric(self) -> str:
+        """The distance: "cosine", "l2", "ip", "hamming" or "jaccard"."""
+        return self._settings.metric
+
+    @property
+    def dtype(self) -> str:
+        """How numbers are stored."""
+        return self._settings.dtype
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"Collection({self.path!r}, closed)"
+        return f"Collection({self.path!r}, {len(self)} records, dim={self.dim}, metric={self.metric!r}, dtype={self.dtype!r})"
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._file.leave()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    # -- writing
+
+    def add(self, ids: Any, vectors: Any, metadata: Any = None) -> int:
+        """Add records; an id that is there already raises, and nothing is written. Gives how many were added.
+
+        >>> import vecstore
+        >>> with vecstore.open("a.vec", dim=2) as a:
+        ...     a.add("one", [1, 2])
+        ...     a.add([2, 3], [[1, 0], [0, 1]], [{"n": 2}, {"n": 3}])
+        1
+        2
+        """
+        return self._put(ids, vectors, metadata, replace_present=False)
+
+    def upsert(self, ids: Any, vectors: Any, metadata: Any = None) -> int:
+        """Add records, or replace those whose ids are there. Gives how many were written.
+
+        >>> import vecstore
+        >>> with vecstore.open("u.vec", dim=2) as u:
+        ...     _ = u.upsert("one", [1, 2]), u.upsert("one", [3, 4])
+        ...     u["one"].vector.tolist()
+        [3.0, 4.0]
+        """
+        return self._put(ids, vectors, metadata, replace_present=True)
+
+    def update(self, ids: Any, metadata: Any) -> int:
+        """Merge metadata into records, key by key; None removes a key. Vectors stay.
+
+        >>> import vecstore
+        >>> with vecstore.open("m.vec", dim=2) as m:
+        ...     _ = m.add("one", [1, 2], {"a": 1, "b": 2})
+        ...     _ = m.update("one", {"a": None, "c": 3})
+        ...     m["one"].metadata
+        {'b': 2, 'c': 3}
+        """
+        single = inputs.is_single(ids)
+        values = inputs.check_ids(ids, unique=True)
+        changes = inputs.check_metadata(metadata, len(values), single=single)
+        with self._writing() as session:
+            slots = self._slots_of(session, values)
+            records = store.read_stored(session, read_slots(session, slots))
+            merged = [
+                {key: value for key, value in {**stored.metadata, **change}.items() if key not in change or value is not None}
+                for stored, change in zip(records, changes, strict=True)
+            ]
+            packed = inputs.pack_records(values, merged)
+            with self._mutating():
+                store.change_metadata(session, slots, packed)
+        return len(values)
+
+    def delete(self, ids: Any = None, *, where: Any = None) -> int:
+        """Delete by id, by filter, or those of these ids that match. Gives how many were there.
+
+        >>> import vecstore
+        >>> with vecstore.open("d.vec", dim=2) as d:
+        ...     _ = d.add([1, 2, 3], [[1, 0], [0, 1], [1, 1]], [{"n": 1}, {"n": 2}, {"n": 3}])
+        ...     d.delete([1, 99]), d.delete(where={"n": {"$gt": 2}}), len(d)
+        (1, 1, 1)
+        """
+        if ids is None and where is None:
+            raise InvalidArgumentError("delete needs ids, or where=…; where={} deletes every record")
+        values = None if ids is None else inputs.check_ids(ids)
+        filter_ = None if where is None else parse(where)
+        with self._writing() as session:
+            if values is None:
+                slots = store.live_slots(session)
+            else:
+                found = store.find(session, hash_ids(list(dict.fromkeys(values)), session.header.seed))
+                slots = np.sort(found[found >= 0])
+            if filter_ is not None:
+                slots = slots[self._matching(session, filter_)[slots]]
+            with self._mutating():
+                store.delete(session, slots)
+        return int(slots.size)
+
+    def extend(self, batches: Iterable[Any], *, progress: bool = False) -> int:
+        """Add batches of (ids, vectors) or (ids, vectors, metadata), each in one transaction of its own.
+
+        >>> import vecstore
+        >>> with vecstore.open("e.vec", dim=2) as e:
+        ...     e.extend(([n], [[n, 1]], [{"n": n}]) for n in range(3))
+        3
+        """
+        total = 0
+        with progress_line(progress) as report:
+            for batch in batches:
+                if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                    raise InvalidArgumentError("a batch must be (ids, vectors) or (ids, vectors, metadata)")
+                total += self.add(*batch)
+                report(total)
+        return total
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Collection]:
+        """Several calls, one atomic commit; an error inside undoes them all.
+
+        >>> import vecstore
+        >>> with vecstore.open("t.vec", dim=2) as t:
+        ...     with t.transaction():
+        ...         _ = t.add("a", [1, 0]), t.add("b", [0, 1])
+        ...     len(t)
+        2
+        """
+        self._check_open()
+        if self._in_transaction():
+            raise InvalidArgumentError("a transaction is open in this thread already: one holds all calls inside it")
+        with self._writing() as session:
+            self._session, self._session_thread, self._broken = session, threading.get_ident(), False
+            try:
+                yield self
+                if self._broken:
+                    raise StorageError(
+                        "a call inside this transaction failed half-way and its error was caught there: "
+                        "the whole transaction is undone"
+                    )
+            finally:
+                self._session = self._session_thread = None
+
+    def _put(self, ids: Any, vectors: Any, metadata: Any, *, replace_present: bool) -> int:
+        single = inputs.is_single(ids)
+        values = inputs.check_ids(ids, unique=True)
+        rows = inputs.check_vectors(vectors, self._settings, single=single)
+        if len(rows) != len(values):
+            raise DimensionError(f"{len(values)} ids need as many vectors, and {len(rows)} came")
+        packed = inputs.pack_records(values, inputs.check_metadata(metadata, len(values), single=single))
+        if not values:
+            self._check_writable()
+            return 0
+        with self._writing() as session:
+            batch = hash_ids(values, session.header.seed)
+            slots = store.find(session, batch)
+            present = np.flatnonzero(slots >= 0)
+            if present.size and not replace_present:
+                raise DuplicateIdError(
+                    f"the id {values[int(present[0])]!r} is in the collection already"
+                    + (f", and {present.size - 1} others are" if present.size > 1 else "")
+                    + ": upsert() replaces records"
+                )
+            with self._mutating():
+                self._write(session, batch, slots, rows, packed)
+        return len(values)
+
+    @staticmethod
+    def _write(session: Session, batch: Ids, slots: Numbers, rows: NDArray[np.uint8], packed: list[bytes]) -> None:
+        """Add what is new, move what has another vector, and give the rest its metadata in place."""
+        present = np.flatnonzero(slots >= 0)
+        if present.size:
+            same = (read_rows(session, slots[present]) == rows[present]).all(axis=1)
+            kept = present[same]
+            store.change_metadata(session, slots[kept], [packed[place] for place in kept.tolist()])
+            store.delete(session, slots[present[~same]])
+            fresh = np.sort(np.concatenate((np.flatnonzero(slots < 0), present[~same])))
+            if not fresh.size:
+                return
+            batch, rows, packed = batch.take(fresh), rows[fresh], [packed[place] for place in fresh.tolist()]
+        store.insert(session, batch, rows, packed)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """The session of the transaction that is open in this thread, or one for this call alone."""
+        self._check_writable()
+        if self._in_transaction():
+            assert self._session is not None
+            yield self._session
+            return
+        with self._file.writing(self._timeout), self._file.sole_session():
+            session = Session(self._file, self._stage_bytes)
+            try:
+                yield session
+                session.commit()
+            finally:
+                session.close()
+            if session.dropped:
+                self._purge()
+
+    @contextlib.contextmanager
+    def _mutating(self) -> Iterator[None]:
+        """What fails in here may have done half its work: its transaction can no longer be committed."""
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _purge(self) -> None:
+        """Keep the share of dead rows and bytes within its bound. The call itself is done and durable."""
+        with contextlib.suppress(StorageFullError, StorageError, CorruptionError):
+            while True:
+                session = Session(self._file, self._stage_bytes)
+                try:
+                    if not store.purge(session):
+                        return
+                    session.commit()
+                finally:
+                    session.close()
+
+    @property
+    def _stage_bytes(self) -> int:
+        return STAGE_BYTES if self._memory is None else max(4 << 20, min(STAGE_BYTES, self._memory // 8))
+
+    # -- reading
+
+    def get(self, ids: Any) -> Any:
+        """Records by id, in order, None for an absent one; a single id gives a single answer.
+
+        >>> import vecstore
+        >>> with vecstore.open("g.vec", dim=2) as g:
+        ...     _ = g.add("a", [1, 0], {"n": 1})
+        ...     g.get("a").metadata, g.get(["a", "b"])[1]
+        ({'n': 1}, None)
+        """
+        values = inputs.check_ids(ids)
+        with self._view() as blocks:
+            found = self._get(blocks, values)
+        return found[0] if inputs.is_single(ids) else found
+
+    def __getitem__(self, id_: Id) -> Record:
+        if not inputs.is_single(id_):
+            raise InvalidIdError(f"collection[id] takes one id, not {type(id_).__name__}: get() takes several")
+        record: Record | None = self.get(id_)
+        if record is None:
+            raise RecordNotFoundError(f"no record has the id {id_!r}")
+        return record
+
+    def __contains__(self, id_: object) -> bool:
+        try:
+            values = inputs.check_ids(id_) if inputs.is_single(id_) else []
+        except InvalidIdError:
+            return False
+        with self._view() as blocks:
+            return bool(values) and bool((store.find(blocks, hash_ids(values, blocks.header.seed)) >= 0).all())
+
+    def __len__(self) -> int:
+        with self._view() as blocks:
+            return blocks.header.records
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.scan()
+
+    def scan(self, where: Any = None, batch_size: int = 1000, vectors: bool = True) -> Iterator[Record]:
+        """All records that match, one by one, from one steady snapshot; writers are not blocked.
+
+        >>> import vecstore
+        >>> with vecstore.open("s.vec", dim=2) as s:
+        ...     _ = s.add([1, 2], [[1, 0], [0, 1]], [{"n": 1}, {"n": 2}])
+        ...     [record.id for record in s.scan(where={"n": 2}, vectors=False)]
+        [2]
+        """
+        size = inputs.check_k(batch_size, "batch_size")
+        filter_ = None if where is None else parse(where)
+        self._check_open()
+        return self._scan(filter_, size, vectors)
+
+    def _scan(self, filter_: Where | None, size: int, vectors: bool) -> Iterator[Record]:
+        with self._view() as blocks:
+            slots = store.live_slots(blocks)
+            if filter_ is not None:
+                slots = slots[self._matching(blocks, filter_)[slots]]
+            for part in store.batches(slots, size):
+                yield from self._records(blocks, part, vectors=vectors)
+
+    @overload
+    def search(self, query: Any, k: int | None = ..., **options: Any) -> Any: ...
+    @overload
+    def search(self, *, id: Any, k: int | None = ..., **options: Any) -> Any: ...
+    def search(
+        self,
+        query: Any = None,
+        k: int | None = None,
+        *,
+        id: Any = None,
+        where: Any = None,
+        radius: float | None = None,
+        recall: float | None = None,
+        search_list: int | None = None,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> Any:
+        """The nearest records: Hits for one vector, a batch of Hits for a matrix.
+
+        ``k`` is 10 unless ``radius`` asks for everything within a distance; with both, at most k of it.
+        ``id`` asks for records like a stored one, itself left out. ``where`` restricts to matching records.
+        ``recall``, ``search_list`` and ``exact`` steer the approximate search; a scan is exact whatever they say.
+
+        >>> import vecstore
+        >>> with vecstore.open("q.vec", dim=2, metric="l2") as q:
+        ...     _ = q.add(["a", "b", "c"], [[0, 0], [1, 0], [5, 0]], [{"n": 1}, {"n": 2}, {"n": 2}])
+        ...     q.search([0, 0], k=2).ids, q.search(id="a", where={"n": 2}).ids, q.search([0, 0], radius=2).ids
+        (['a', 'b'], ['b', 'c'], ['a', 'b'])
+        """
+        if (query is None) == (id is None):
+            raise InvalidArgumentError("search needs a vector, or id=… of a record: one of the two")
+        limit = _checked_limits(k, radius, recall, search_list)
+        workers = self._threads if threads is None else inputs.check_k(threads, "threads")
+        filter_ = None if where is None else parse(where)
+        with self._view() as blocks:
+            own: list[Id | None]
+            if id is not None:
+                single = inputs.is_single(id)
+                values = inputs.check_ids(id)
+                rows = read_rows(blocks, self._slots_of(blocks, values)) if values else np.zeros((0, self._settings.row_bytes), np.uint8)
+                queries: NDArray[Any] = rows if self.dtype == "binary" else self._decoded(rows).astype(np.float32)
+                own = list(values)
+            else:
+                queries, single = inputs.check_queries(query, self._settings)
+                own = [None] * len(queries)
+            found = self._search(blocks, queries, own, limit, radius, filter_, workers)
+            rows_of_hits = self._hits(blocks, found)
+        if single:
+            return rows_of_hits[0]
+        widest = max(map(len, rows_of_hits), default=0)
+        return HitsBatch(rows_of_hits, widest if k is None and radius is not None else limit or widest)
+
+    def radius(self, query: Any, radius: float, *, where: Any = None, k: int | None = None, threads: int | None = None) -> Any:
+        """Everything within a distance: ``search`` with ``radius``, under its own name.
+
+        >>> import vecstore
+        >>> with vecstore.open("r.vec", dim=2, metric="l2") as r:
+        ...     _ = r.add(["a", "b"], [[0, 0], [3, 4]])
+        ...     r.radius([0, 0], 5.0).ids
+        ['a', 'b']
+        """
+        return self.search(query, k, radius=radius, where=where, threads=threads)
+
+    def _search(
+        self,
+        blocks: Blocks,
+        queries: NDArray[Any],
+        own: Sequence[Id | None],
+        k: int | None,
+        radius: float | None,
+        filter_: Where | None,
+        threads: int,
+    ) -> list[exact.Found]:
+        chosen = None if filter_ is None else self._matching(blocks, filter_)
+        mask = exact.candidates(blocks, chosen)
+        asks_by_id = any(value is not None for value in own)
+        if radius is not None:
+            found = exact.within(blocks, queries, radius, mask, threads)
+        else:
+            assert k is not None
+            found = exact.nearest(blocks, queries, k + asks_by_id, mask, threads)
+        if asks_by_id:
+            slots = store.find(blocks, hash_ids([value for value in own if value is not None], blocks.header.seed))
+            found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, slots.tolist(), strict=True)]
+        return found if k is None else [(slots[:k], distances[:k]) for slots, distances in found]
+
+    def _hits(self, blocks: Blocks, found: list[exact.Found]) -> list[Hits]:
+        slots = np.concatenate([slots for slots, _ in found]) if found else np.zeros(0, dtype=np.int64)
+        records = iter(store.read_stored(blocks, read_slots(blocks, slots)))
+        return [
+            Hits([Hit(stored.id, distance, stored.metadata) for distance, stored in zip(distances.tolist(), records, strict=False)])
+            for _, distances in found
+        ]
+
+    def _matching(self, blocks: Blocks, filter_: Where) -> NDArray[np.bool_]:
+        if filter_.everything:
+            return np.ones(blocks.header.slots, dtype=bool)
+        return self._fields.matching(blocks, filter_)
+
+    def _slots_of(self, blocks: Blocks, values: list[Id]) -> Numbers:
+        slots = store.find(blocks, hash_ids(values, blocks.header.seed))
+        if (slots < 0).any():
+            raise RecordNotFoundError(f"no record has the id {values[int(np.argmin(slots))]!r}; nothing was done")
+        return slots
+
+    def _get(self, blocks: Blocks, values: list[Id]) -> list[Record | None]:
+        batch = hash_ids(values, blocks.header.seed)
+        slots = store.find(blocks, batch, verify=False)
+        places = np.flatnonzero(slots >= 0)
+        records = self._records(blocks, slots[places])
+        if any(record.id != values[place] for place, record in zip(places.tolist(), records, strict=True)):
+            slots = store.find(blocks, batch)
+            places = np.flatnonzero(slots >= 0)
+            records = self._records(blocks, slots[places])
+        found: list[Record | None] = [None] * len(values)
+        for place, record in zip(places.tolist(), records, strict=True):
+            found[place] = record
+        return found
+
+    def _records(self, blocks: Blocks, slots: Numbers, *, vectors: bool = True) -> list[Record]:
+        if not slots.size:
+            return []
+        stored = store.read_stored(blocks, read_slots(blocks, slots))
+        rows: Iterable[Any] = self._decoded(read_rows(blocks, slots)) if vectors else [None] * slots.size
+        return [Record(item.id, row, item.metadata) for item, row in zip(stored, rows, strict=True)]
+
+    def _decoded(self, rows: NDArray[np.uint8]) -> NDArray[Any]:
+        return np.ascontiguousarray(rows).view(_DTYPES[self.dtype])
+
+    @contextlib.contextmanager
+    def _view(self) -> Iterator[Blocks]:
+        """What this thread reads: its open transaction's state, or the newest commit."""
+        self._check_open()
+        if self._in_transaction():
+            assert self._session is not None
+            yield self._session
+            return
+        with self._file.snapshot() as state:
+            yield state
+
+    def _in_transaction(self) -> bool:
+        return self._session is not None and self._session_thread == threading.get_ident()
+
+    def _check_open(self) -> None:
+        self._file.check_process()
+        if self._closed:
+            raise ClosedError(f"the collection {self.path} is closed; open it again")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if not self._writable:
+            self._file.refuse_write()
+
+    # -- caring for it
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, sizes and what waits to be done.
+
+        >>> import vecstore
+        >>> with vecstore.open("st.vec", dim=2) as st:
+        ...     st.stats()["count"]
+        0
+        """
+        with self._view() as blocks:
+            return stats(blocks, self._file, self._fields)
+
+    def explain(self, query: Any, k: int = DEFAULT_K, *, where: Any = None, radius: float | None = None) -> dict[str, Any]:
+        """How a search is done and what it costs: the plan, distances, blocks, and the time of each stage.
+
+        >>> import vecstore
+        >>> with vecstore.open("x.vec", dim=2) as x:
+        ...     _ = x.add("a", [1, 0])
+        ...     x.explain([1, 0])["plan"]
+        'scan'
+        """
+        limit = _checked_limits(k, radius, None, None)
+        start = time.perf_counter()
+        filter_ = None if where is None else parse(where)
+        queries, _ = inputs.check_queries(query, self._settings)
+        with self._view() as blocks:
+            stages = {"prepare": time.perf_counter() - start}
+            start = time.perf_counter()
+            chosen = None if filter_ is None else self._matching(blocks, filter_)
+            mask = exact.candidates(blocks, chosen)
+            stages["filter"] = time.perf_counter() - start
+            start = time.perf_counter()
+            found = self._search(blocks, queries, [None] * len(queries), limit, radius, filter_, self._threads)
+            stages["scan"] = time.perf_counter() - start
+            start = time.perf_counter()
+            hits = self._hits(blocks, found)
+            stages["records"] = time.perf_counter() - start
+            return plan(blocks, mask, len(queries), sum(map(len, hits)), stages)
+
+    def recall(self, sample: int = 100, k: int = DEFAULT_K) -> float:
+        """The share of true neighbours that ``search`` finds, measured on stored vectors of this collection.
+
+        >>> import vecstore
+        >>> with vecstore.open("rc.vec", dim=2) as rc:
+        ...     _ = rc.add([1, 2], [[1, 0], [0, 1]])
+        ...     rc.recall(sample=2, k=1)
+        1.0
+        """
+        count, k = inputs.check_k(sample, "sample"), inputs.check_k(k)
+        with self._view() as blocks:
+            slots = store.live_slots(blocks)
+            if not slots.size:
+                return 1.0
+            slots = np.random.default_rng(0).permutation(slots)[:count]
+            rows = read_rows(blocks, slots)
+        queries: NDArray[Any] = rows if self.dtype == "binary" else self._decoded(rows).astype(np.float32)
+        truth = self.search(queries, k, exact=True)
+        found = self.search(queries, k)
+        shares = [
+            float(np.mean(mine.distances <= true.distances[-1] * (1 + 1e-9) + 1e-12)) if len(true) else 1.0
+            for mine, true in zip(found, truth, strict=True)
+        ]
+        return math.fsum(shares) / len(shares)
+
+    def verify(self, raise_on_error: bool = False) -> VerifyReport:
+        """Check every checksum, every id and every record.
+
+        >>> import vecstore
+        >>> with vecstore.open("v.vec", dim=2) as v:
+        ...     v.verify().ok
+        True
+        """
+        self._check_open()
+        with self._file.snapshot() as state:
+            report = verify(state)
+        if raise_on_error and report.problems:
+            more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
+            raise CorruptionError(report.problems[0] + more)
+        return report
+
+    def optimize(self, budget_seconds: float | None = None) -> None:
+        """Do waiting upkeep now. Never needed: writes do it as they go.
+
+        >>> import vecstore
+        >>> with vecstore.open("o.vec", dim=2) as o:
+        ...     o.optimize()
+        """
+        self._check_writable()
+        end = None if budget_seconds is None else time.monotonic() + budget_seconds
+        with self._file.writing(self._timeout), self._file.sole_session():
+            while end is None or time.monotonic() < end:
+                session = Session(self._file, self._stage_bytes)
+                try:
+                    if not store.purge(session):
+                        return
+                    session.commit()
+                finally:
+                    session.close()
+
+    def compact(self) -> int:
+        """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.
+
+        >>> import vecstore
+        >>> with vecstore.open("c.vec", dim=2) as c:
+        ...     _ = c.add([1, 2], [[1, 0], [0, 1]]), c.delete(1)
+        ...     c.compact() >= 0
+        True
+        """
+        self._check_writable()
+        with self._file.writing(self._timeout), self._file.sole_session():
+            before = os.path.getsize(self.path)
+            replace.compact(self._file)
+            return before - os.path.getsize(self.path)
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """A consistent, dense copy under another path, while others write.
+
+        >>> import vecstore
+        >>> with vecstore.open("b.vec", dim=2) as b:
+        ...     _ = b.add("a", [1, 0])
+        ...     b.backup("b-copy.vec")
+        >>> vecstore.open("b-copy.vec", mode="r")["a"].vector.tolist()
+        [1.0, 0.0]
+        """
+        self._check_open()
+        target = os.path.abspath(os.fsdecode(path))
+        if target == self.path:
+            raise InvalidArgumentError("a backup needs another path than the collection's own")
+        with self._file.snapshot() as state, translated(target, "writing the backup"):
+            replace.copy(state, target, overwrite=overwrite)
+
+
+def _checked_limits(k: int | None, radius: float | None, recall: float | None, search_list: int | None) -> int | None:
+    """k, or None where only the radius limits."""
+    if recall is not None and not (isinstance(recall, (int, float)) and 0 < recall <= 1):
+        raise InvalidArgumentError(f"recall must be above 0 and at most 1, not {recall!r}")
+    if search_list is not None:
+        inputs.check_k(search_list, "search_list")
+    if radius is not None and (isinstance(radius, bool) or not isinstance(radius, (int, float, np.number)) or math.isnan(radius)):
+        raise InvalidArgumentError(f"radius must be a number, not {radius!r}")
+    if k is None:
+        return None if radius is not None else DEFAULT_K
+    return inputs.check_k(k)

@@ -1,0 +1,1 @@
+"""The place of the graph; until it is here, ``vecstore.query`` scans, and every answer is exact."""

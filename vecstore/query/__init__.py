@@ -1,0 +1,1 @@
+"""Questions: where-expressions to masks, and the exact scan."""

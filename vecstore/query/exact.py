@@ -1,0 +1,283 @@
+"""The exact scan: every candidate row is compared, straight from the mapped blocks.
+
+Kernels select in float32; what they select, and a margin more, is compared again in float64, and that
+is what callers see. For many queries at once the kernels multiply matrices, which loses digits; there
+a bound on the loss proves that nothing was missed, or the query is scanned by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.kernels import dispatch, reference
+from vecstore.storage import keys
+from vecstore.storage.blocks import HEAD_BYTES
+from vecstore.storage.slots import live_mask
+from vecstore.storage.state import Blocks, Numbers
+from vecstore.storage.vectors import read_rows
+
+Mask = NDArray[np.uint8]
+Found = tuple[Numbers, NDArray[np.float64]]
+
+# Up to this many numbers to compare, NumPy answers before Numba is imported and compiled.
+_SMALL = 1 << 21
+# From this many queries on, one pass of matrix products beats a pass each.
+_BATCH = 4
+# Queries are taken in portions of this many, and pools hold up to this many candidates.
+_MOST_QUERIES, _MOST_POOL = 256, 4096
+# Rows are compared again in portions of this many numbers.
+_PORTION = 1 << 23
+# A thread is worth starting for this many bytes of rows.
+_THREAD_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The blocks to scan: where they are, which slots they hold, and which of these count."""
+
+    addresses: NDArray[np.uint64]
+    first_slots: Numbers
+    mask: Mask
+    numbers: Numbers
+
+    def part(self, low: int, high: int, rows: int) -> Targets:
+        return Targets(
+            self.addresses[low:high],
+            self.first_slots[low:high],
+            self.mask[low * rows : high * rows],
+            self.numbers[low:high],
+        )
+
+
+def candidates(blocks: Blocks, chosen: NDArray[np.bool_] | None) -> Mask:
+    """1 for each slot that is live, and chosen where a filter chose."""
+    live = live_mask(blocks)
+    return live if chosen is None else live & chosen[: live.size]
+
+
+def nearest(blocks: Blocks, queries: NDArray[Any], k: int, mask: Mask, threads: int) -> list[Found]:
+    """The k nearest candidates of each query: (slots, public distances), by distance and then slot."""
+    count = int(np.count_nonzero(mask))
+    k = min(k, count)
+    if k == 0:
+        return [_nothing() for _ in queries]
+    settings = blocks.header.settings
+    prepared = reference.prepare_query(settings.metric, queries)
+    if count * settings.dim * len(prepared) <= _SMALL:
+        slots = np.flatnonzero(mask)
+        return [_closest(blocks, query, slots, k) for query in prepared]
+    targets = _targets(blocks, mask)
+    found: list[Found | None] = [None] * len(prepared)
+    if len(prepared) >= _BATCH and 2 * k + 16 <= _MOST_POOL:
+        fits = np.flatnonzero(reference.fits_batch(prepared)) if settings.dtype != "binary" else np.arange(len(prepared))
+        for start in range(0, fits.size, _MOST_QUERIES):
+            part = fits[start : start + _MOST_QUERIES]
+            for place, answer in zip(part.tolist(), _scan_many(blocks, targets, prepared[part], k, threads), strict=True):
+                found[place] = answer
+    return [
+        _scan_one(blocks, targets, query, k, threads) if answer is None else answer
+        for query, answer in zip(prepared, found, strict=True)
+    ]
+
+
+def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, threads: int) -> list[Found]:
+    """All candidates of each query within a distance."""
+    settings = blocks.header.settings
+    prepared = reference.prepare_query(settings.metric, queries)
+    limit = float(reference.internal(settings.metric, radius))
+    count = int(np.count_nonzero(mask))
+    # The rounding of a long product has no bound that is useful here, so ip is compared in float64 alone.
+    if settings.metric == "ip" or count * settings.dim * len(prepared) <= _SMALL:
+        slots = np.flatnonzero(mask)
+        return [_inside(blocks, query, slots, limit) for query in prepared]
+    targets = _targets(blocks, mask)
+    found = []
+    for query in prepared:
+        slots = _maybe_inside(blocks, targets, query, limit * (1 + 1e-4) + 1e-5, threads)
+        found.append(_inside(blocks, query, slots, limit))
+    return found
+
+
+def _nothing() -> Found:
+    return np.zeros(0, dtype=np.int64), np.zeros(0)
+
+
+def _targets(blocks: Blocks, mask: Mask) -> Targets:
+    known = blocks.cache.get("targets")
+    if isinstance(known, tuple) and known[0] is mask:
+        targets: Targets = known[1]
+        return targets
+    rows = blocks.layout.rows
+    count = -(-mask.size // rows)
+    padded = np.zeros(count * rows, dtype=np.uint8)
+    padded[: mask.size] = mask
+    table = padded.reshape(count, rows)
+    numbers = np.flatnonzero(table.any(axis=1)).astype(np.int64)
+    addresses = blocks.addresses(keys.VECTORS, numbers) + np.uint64(HEAD_BYTES)
+    flat = padded if numbers.size == count else table[numbers].ravel()
+    targets = Targets(addresses, numbers * rows, flat, numbers)
+    if mask is blocks.cache.get("live"):
+        blocks.cache["targets"] = mask, targets
+    return targets
+
+
+# -- one query
+
+
+def _scan_one(blocks: Blocks, targets: Targets, query: NDArray[Any], k: int, threads: int) -> Found:
+    settings, layout = blocks.header.settings, blocks.layout
+    kernels = dispatch.cpu()
+    scan = kernels.scan.scan(settings.metric, settings.dtype)
+    pool = min(k + 16, targets.mask.size)
+
+    def run(part: Targets) -> Numbers:
+        distances, slots = np.empty(pool, dtype=np.float32), np.empty(pool, dtype=np.int64)
+        size = scan(
+            part.addresses, part.first_slots, layout.rows, layout.row_bytes, settings.dim, part.mask, query, distances, slots, 0
+        )
+        return slots[:size]
+
+    return _closest(blocks, query, np.concatenate(_spread(run, targets, blocks, threads)), k)
+
+
+def _maybe_inside(blocks: Blocks, targets: Targets, query: NDArray[Any], limit: float, threads: int) -> Numbers:
+    """Slots that are within the limit as far as float32 can tell."""
+    settings, layout = blocks.header.settings, blocks.layout
+    kernels = dispatch.cpu()
+    kernel = kernels.distance.kernel(settings.metric, settings.dtype)
+    select = kernels.select.within()
+    step = max(1, (1 << 16) // layout.rows)
+
+    def run(part: Targets) -> Numbers:
+        size = step * layout.rows
+        distances, near = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.float32)
+        places = np.empty(size, dtype=np.int64)
+        found = [np.zeros(0, dtype=np.int64)]
+        for low in range(0, part.numbers.size, step):
+            piece = part.part(low, low + step, layout.rows)
+            values = distances[: piece.mask.size]
+            kernel(piece.addresses, layout.rows, layout.row_bytes, settings.dim, query, values)
+            count = select(values, piece.mask, 0, limit, places, near)
+            at = places[:count]
+            found.append(piece.first_slots[at // layout.rows] + at % layout.rows)
+        return np.concatenate(found)
+
+    return np.concatenate(_spread(run, targets, blocks, threads))
+
+
+# -- many queries
+
+
+def _scan_many(
+    blocks: Blocks, targets: Targets, queries: NDArray[Any], k: int, threads: int
+) -> list[Found | None]:
+    """As ``_scan_one`` for each; None for a query whose answer could not be proved complete."""
+    settings, layout = blocks.header.settings, blocks.layout
+    kernels = dispatch.cpu()
+    scan, sort = kernels.tile.scan_batch(settings.metric, settings.dtype), kernels.select.sort()
+    packed = kernels.tile.pack_queries(settings.dtype, queries)
+    pool = 2 * k + 16
+
+    def run(part: Targets) -> tuple[NDArray[np.float32], Numbers, Numbers, float]:
+        distances = np.empty((len(queries), pool), dtype=np.float32)
+        slots = np.empty((len(queries), pool), dtype=np.int64)
+        sizes = np.zeros(len(queries), dtype=np.int64)
+        norm = scan(
+            part.addresses, part.first_slots, layout.rows, layout.row_bytes, settings.dim, part.mask, packed, distances, slots, sizes
+        )
+        for row in range(len(queries)):
+            sort(distances[row], slots[row], int(sizes[row]))
+        return distances, slots, sizes, float(norm)
+
+    parts = _spread(run, targets, blocks, threads)
+    answers: list[Found | None] = []
+    for row, query in enumerate(queries):
+        slots = np.concatenate([part[1][row, : part[2][row]] for part in parts])
+        answer = _closest(blocks, query, slots, k)
+        answers.append(answer if _complete(blocks, query, answer, row, parts, pool) else None)
+    return answers
+
+
+def _complete(blocks: Blocks, query: NDArray[Any], answer: Found, row: int, parts: list[Any], pool: int) -> bool:
+    """Whether no row outside of the pools can be nearer than the last answer."""
+    settings = blocks.header.settings
+    if settings.dtype == "binary":
+        return True
+    query_norm = float(np.linalg.norm(query.astype(np.float64)))
+    worst = float(reference.internal(settings.metric, answer[1][-1]))
+    if settings.metric == "l2":
+        worst -= query_norm**2
+    for distances, _, sizes, norm in parts:
+        if sizes[row] == pool:
+            bound = reference.batch_error_bound(settings.metric, settings.dim, query_norm, float(np.sqrt(norm)))
+            if not worst < float(distances[row, pool - 1]) - bound:
+                return False
+    return True
+
+
+# -- comparing again, exactly
+
+
+def _closest(blocks: Blocks, query: NDArray[Any], slots: Numbers, k: int) -> Found:
+    values = _exact(blocks, query, slots)
+    order = np.lexsort((slots, values))[:k]
+    return slots[order], reference.finish(blocks.header.settings.metric, values[order])
+
+
+def _inside(blocks: Blocks, query: NDArray[Any], slots: Numbers, limit: float) -> Found:
+    values = _exact(blocks, query, slots)
+    near = values <= limit
+    return _sorted(slots[near], reference.finish(blocks.header.settings.metric, values[near]))
+
+
+def _sorted(slots: Numbers, distances: NDArray[np.float64]) -> Found:
+    order = np.lexsort((slots, distances))
+    return slots[order], distances[order]
+
+
+def _exact(blocks: Blocks, query: NDArray[Any], slots: Numbers) -> NDArray[np.float64]:
+    settings = blocks.header.settings
+    step = max(1, _PORTION // settings.dim)
+    values = np.empty(slots.size)
+    for start in range(0, slots.size, step):
+        part = slots[start : start + step]
+        values[start : start + step] = reference.distances(
+            settings.metric, settings.dtype, read_rows(blocks, part), query
+        )
+    return values
+
+
+# -- threads
+
+
+def available_threads() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=4)
+def _executor(threads: int, process: int) -> ThreadPoolExecutor:
+    """Kept between calls; a forked child has no threads of its parent's, so it gets its own."""
+    del process
+    return ThreadPoolExecutor(threads, thread_name_prefix="vecstore")
+
+
+def _spread(run: Callable[[Targets], Any], targets: Targets, blocks: Blocks, threads: int) -> list[Any]:
+    """Run over all blocks, in as many runs of neighbours as there are threads; kernels let go of the GIL."""
+    count = targets.numbers.size
+    rows = blocks.layout.rows
+    threads = max(1, min(threads, count * rows * blocks.layout.row_bytes // _THREAD_BYTES, count))
+    if threads == 1:
+        return [run(targets)]
+    bounds = np.linspace(0, count, threads + 1).astype(int).tolist()
+    parts = [targets.part(low, high, rows) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return list(_executor(threads, os.getpid()).map(run, parts))

@@ -1,0 +1,96 @@
+"""Columns of metadata fields, made when a filter first names a field and kept up with the commits."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.query.columns import Column, extract
+from vecstore.query.where import Where
+from vecstore.storage import keys
+from vecstore.storage.slots import ENTRY, live_mask, read_slots
+from vecstore.storage.state import Blocks, Numbers, State
+from vecstore.storage.store import batches, live_slots, read_stored
+
+_BATCH = 20_000
+
+
+@dataclass
+class _Kept:
+    column: Column
+    words: NDArray[np.uint64]
+
+
+class Fields:
+    """The columns of one collection. A slot table's block that was written since tells which slots to read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+        self._of: object = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(kept.column.nbytes for kept in list(self._kept.values()))
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._kept)
+
+    def matching(self, blocks: Blocks, where: Where) -> NDArray[np.bool_]:
+        """Which slots match; dead ones may."""
+        size = blocks.header.slots
+        if not isinstance(blocks, State):
+            return _evaluate(blocks, where)
+        with self._lock:
+            if self._of is not blocks.checked:  # the file was replaced, and its block numbers mean others
+                self._kept, self._of = {}, blocks.checked
+            columns = self._refreshed(blocks, where.fields)
+            longest = max([size, *(column.size for column in columns.values())])
+            for column in columns.values():
+                column.resize(longest)
+            return where.mask(columns, longest)[:size]
+
+    def _refreshed(self, state: State, fields: frozenset[str]) -> dict[str, Column]:
+        count = state.header.counts[keys.SLOTS]
+        words = state.entries(keys.SLOTS, 0, count).copy()
+        per_block = state.layout.table_payload // ENTRY.itemsize
+        size = state.header.slots
+        live = live_mask(state)
+        stale: dict[str, Numbers] = {}
+        for field in fields:
+            kept = self._kept.get(field)
+            if kept is None:
+                kept = self._kept[field] = _Kept(Column(size), np.zeros(0, dtype=np.uint64))
+            if kept.column.size < size:
+                kept.column.resize(size)
+            common = min(words.size, kept.words.size)
+            changed = np.ones(words.size, dtype=bool)
+            changed[:common] = words[:common] != kept.words[:common]
+            slots = (np.flatnonzero(changed)[:, None] * per_block + np.arange(per_block)).ravel()
+            slots = slots[slots < size]
+            stale[field] = slots[live[slots] > 0]
+            # Until the column holds them, nobody may believe that it does.
+            kept.words = np.zeros(0, dtype=np.uint64)
+        everything = np.unique(np.concatenate(list(stale.values()))) if stale else np.zeros(0, dtype=np.int64)
+        for slots in batches(everything, _BATCH):
+            metadata = [stored.metadata for stored in read_stored(state, read_slots(state, slots))]
+            for field in fields:
+                here = np.flatnonzero(np.isin(slots, stale[field], assume_unique=True))
+                values = [extract(metadata[place], field) for place in here.tolist()]
+                self._kept[field].column.put(slots[here], values)
+        for field in fields:
+            self._kept[field].words = words
+        return {field: self._kept[field].column for field in fields}
+
+
+def _evaluate(blocks: Blocks, where: Where) -> NDArray[np.bool_]:
+    """Record by record: inside a transaction, where columns would have to follow what may be rolled back."""
+    matching = np.zeros(blocks.header.slots, dtype=bool)
+    for slots in batches(live_slots(blocks), _BATCH):
+        found = read_stored(blocks, read_slots(blocks, slots))
+        matching[slots] = [where.matches(stored.metadata) for stored in found]
+    return matching

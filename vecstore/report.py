@@ -1,0 +1,95 @@
+"""What a collection says of itself: its statistics, a search's plan, a long call's progress."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.query.fields import Fields
+from vecstore.storage import keys
+from vecstore.storage.file import File
+from vecstore.storage.state import Blocks
+
+
+def stats(blocks: Blocks, file: File, fields: Fields) -> dict[str, Any]:
+    """Counts, sizes, and what waits to be done."""
+    header, layout = blocks.header, blocks.layout
+    present = {kind: int(blocks.present(kind).sum()) for kind in keys.KINDS}
+    catalog = sum(len(parts) for parts in header.catalog.values())
+    # The two meta pages and the header stand beside what the catalog lists.
+    pages = sum(count * layout.pages(kind) for kind, count in present.items()) + catalog + 3
+    rows = present[keys.VECTORS] * layout.rows
+    file_bytes = os.path.getsize(file.path)
+    cached = sum(value.nbytes for value in blocks.cache.values() if isinstance(value, np.ndarray))
+    return {
+        "path": file.path,
+        "count": header.records,
+        "dim": header.settings.dim,
+        "metric": header.settings.metric,
+        "dtype": header.settings.dtype,
+        "format_version": header.version,
+        "created": header.created,
+        "file_bytes": file_bytes,
+        "live_bytes": pages * layout.page_bytes,
+        "free_bytes": max(0, file_bytes - pages * layout.page_bytes),
+        "vector_bytes": header.records * layout.row_bytes,
+        "dead_rows_share": round(1 - header.records / rows, 4) if rows else 0.0,
+        "block_bytes": layout.pages(keys.VECTORS) * layout.page_bytes,
+        "blocks": {keys.NAMES[kind]: count for kind, count in present.items()},
+        "memory_bytes": fields.nbytes + cached,
+        "filter_columns": fields.names,
+        "readers": file.readers(),
+        "snapshot_age_seconds": file.oldest_snapshot(),
+        "pending": 0,
+        "graph_degree": None,
+    }
+
+
+def plan(
+    blocks: Blocks, mask: NDArray[np.uint8], queries: int, hits: int, stages: dict[str, float]
+) -> dict[str, Any]:
+    """What a scan did."""
+    rows = blocks.layout.rows
+    padded = np.zeros(-(-mask.size // rows) * rows, dtype=np.uint8)
+    padded[: mask.size] = mask
+    candidates = int(np.count_nonzero(mask))
+    return {
+        "plan": "scan",
+        "exact": True,
+        "queries": queries,
+        "candidates": candidates,
+        "hops": 0,
+        "distances": candidates * queries,
+        "blocks": int(padded.reshape(-1, rows).any(axis=1).sum()),
+        "hits": hits,
+        "seconds": stages,
+    }
+
+
+@contextlib.contextmanager
+def progress_line(wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A line that tells how far a long call is; silent where standard error is no terminal."""
+    shown = wanted and sys.stderr is not None and sys.stderr.isatty()
+    start = time.perf_counter()
+    last = 0.0
+
+    def report(count: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if shown and now - last > 0.1:
+            last = now
+            sys.stderr.write(f"\r{count:,} records, {count / max(now - start, 1e-9):,.0f} a second")
+            sys.stderr.flush()
+
+    try:
+        yield report
+    finally:
+        if shown:
+            sys.stderr.write("\n")

@@ -1,0 +1,52 @@
+"""Keys come only from here: a kind and a number, in an order that keeps a kind's blocks together.
+
+>>> key(VECTORS, 7)
+b'V\\x00\\x00\\x00\\x07'
+"""
+
+from __future__ import annotations
+
+HEADER = ord("H")  # one: settings, counts, generations of the catalog
+CATALOG = ord("C")  # generation of every other block
+DIRECTORY = ord("D")  # hash prefix -> id bucket
+IDS = ord("I")  # buckets of (hash, slot)
+LIVE = ord("L")  # one bit a slot
+RECORDS = ord("R")  # ids and metadata, packed
+SLOTS = ord("S")  # slot -> place of its record
+VECTORS = ord("V")  # rows, slot by slot
+LONG = ord("X")  # pieces of records too long for a block
+
+# Those that the catalog lists.
+KINDS = (DIRECTORY, IDS, LIVE, LONG, RECORDS, SLOTS, VECTORS)
+
+NAMES = {
+    HEADER: "header",
+    CATALOG: "catalog",
+    DIRECTORY: "directory",
+    IDS: "ids",
+    LIVE: "live",
+    LONG: "long record",
+    RECORDS: "records",
+    SLOTS: "slots",
+    VECTORS: "vectors",
+}
+
+KEY_BYTES = 5
+MAX_NUMBER = (1 << 32) - 1
+# Catalog blocks of one kind are numbered from its kind shifted by this.
+CATALOG_SHIFT = 24
+
+
+def key(kind: int, number: int) -> bytes:
+    """The LMDB key of a block."""
+    return bytes((kind,)) + number.to_bytes(4, "big")
+
+
+def order(kind: int, number: int) -> int:
+    """The key as an integer that sorts as LMDB sorts the bytes."""
+    return (kind << 32) | number
+
+
+def catalog_number(kind: int, part: int) -> int:
+    """The number of the catalog block that lists this part of a kind's blocks."""
+    return (kind << CATALOG_SHIFT) | part

@@ -1,0 +1,246 @@
+"""One committed state of the file, read in place: block numbers to addresses, each block checked once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.kernels import dispatch
+from vecstore.storage import keys
+from vecstore.storage.blocks import (
+    HEAD,
+    HEAD_BYTES,
+    MAGIC,
+    PAGE_HEAD_BYTES,
+    Bytes,
+    Layout,
+    check,
+    damaged,
+    payload,
+)
+from vecstore.storage.header import Header
+from vecstore.storage.pages import Meta, PageMap
+from vecstore.storage.platform import Mapping
+
+Numbers = NDArray[np.int64]
+
+# Below this many blocks, NumPy checks them sooner than Numba is imported.
+_FEW = 4096
+# Blocks are read ahead and checked in portions of this many bytes, small enough to stay in the cache.
+_WINDOW = 32 << 20
+
+
+class Blocks(Protocol):
+    """What the tables need of a state: a snapshot gives it, and so does an open write."""
+
+    @property
+    def header(self) -> Header: ...
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def cache(self) -> dict[str, object]: ...
+
+    def block(self, kind: int, number: int) -> Bytes:
+        """A block's bytes, checked."""
+        ...
+
+    def addresses(self, kind: int, numbers: Numbers) -> NDArray[np.uint64]:
+        """Where these blocks begin in memory, to be read in this order; all of them checked."""
+        ...
+
+    def present(self, kind: int) -> NDArray[np.bool_]:
+        """Which block numbers of a kind exist."""
+        ...
+
+    def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
+        """(bytes, offset of each block in them), all checked; None where they don't lie in one piece."""
+        ...
+
+
+class Checked:
+    """Which generation of each block this process has found whole; shared by all states of a file."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, NDArray[np.uint64]] = defaultdict(lambda: np.zeros(0, dtype=np.uint64))
+
+    def seen(self, kind: int, size: int) -> NDArray[np.uint64]:
+        known = self._seen[kind]
+        if known.size < size:
+            grown = np.zeros(max(size, 2 * known.size), dtype=np.uint64)
+            grown[: known.size] = known
+            self._seen[kind] = known = grown
+        return known
+
+
+class State:
+    """A committed state. Valid while the snapshot that led to it lives; holds the mapping alive."""
+
+    def __init__(
+        self,
+        header: Header,
+        layout: Layout,
+        meta: Meta,
+        pages: PageMap,
+        mapping: Mapping,
+        scanned: Mapping,
+        checked: Checked,
+    ) -> None:
+        self.header = header
+        self.layout = layout
+        self.meta = meta
+        self.pages = pages
+        self.cache: dict[str, object] = {}
+        self._mapping = mapping
+        self._scanned = scanned
+        self.checked = checked
+        self._entries = {kind: np.zeros(header.counts[kind], dtype=np.uint64) for kind in keys.KINDS}
+        self._loaded = {kind: np.zeros(len(header.catalog[kind]), dtype=bool) for kind in keys.KINDS}
+        self._places = {kind: np.zeros(header.counts[kind], dtype=np.int64) for kind in keys.KINDS}
+        per_part = layout.table_payload // 8
+        for kind in keys.KINDS:
+            if len(header.catalog[kind]) != -(-header.counts[kind] // per_part):
+                raise damaged(keys.HEADER, 0, f"its catalog of {keys.NAMES[kind]} blocks has a wrong length")
+
+    def block(self, kind: int, number: int) -> Bytes:
+        generation = int(self.entries(kind, number, number + 1)[0]) >> 16
+        if generation == 0:
+            raise damaged(kind, number, "it is missing")
+        page = self._place(kind, number)
+        start = page * self.layout.page_bytes + PAGE_HEAD_BYTES
+        block = self._mapping.bytes[start : start + self.layout.length(kind)]
+        seen = self.checked.seen(kind, self.header.counts[kind])
+        if seen[number] != generation:
+            self.pages.check_span(page, self.layout.pages(kind))
+            check(block, kind, number, generation)
+            seen[number] = generation
+        return block
+
+    def addresses(self, kind: int, numbers: Numbers) -> NDArray[np.uint64]:
+        return np.uint64(self._scanned.address) + self._offsets(kind, numbers).astype(np.uint64)
+
+    def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
+        return self._mapping.bytes, self._offsets(kind, numbers)
+
+    def present(self, kind: int) -> NDArray[np.bool_]:
+        return self.entries(kind, 0, self.header.counts[kind]) > 0
+
+    def entries(self, kind: int, first: int, last: int) -> NDArray[np.uint64]:
+        """The catalog's words for these blocks: generation << 16 | dead bytes; 0 for an absent block."""
+        entries, loaded = self._entries[kind], self._loaded[kind]
+        if last > entries.size:
+            raise damaged(kind, last - 1, "it is missing")
+        per_part = self.layout.table_payload // 8
+        for part in range(first // per_part, -(-last // per_part)):
+            if not loaded[part]:
+                number = keys.catalog_number(kind, part)
+                place = self.pages.find(keys.order(keys.CATALOG, number))
+                if place is None or place[1] != self.layout.length(keys.CATALOG):
+                    raise damaged(keys.CATALOG, number, "it is missing")
+                start = place[0] * self.layout.page_bytes + PAGE_HEAD_BYTES
+                block = self._mapping.bytes[start : start + place[1]]
+                self.pages.check_span(place[0], 1)
+                check(block, keys.CATALOG, number, self.header.catalog[kind][part])
+                words = payload(block).view("<u8")
+                low, high = part * per_part, min((part + 1) * per_part, entries.size)
+                entries[low:high] = words[: high - low]
+                loaded[part] = True
+        return entries[first:last]
+
+    def _place(self, kind: int, number: int) -> int:
+        """The page where a block begins."""
+        places = self._places[kind]
+        if places[number] == 0:
+            leaf = self.pages.leaf_of(keys.order(kind, number))
+            if leaf is not None:
+                low, high = np.searchsorted(
+                    leaf.keys, (keys.order(kind, 0), keys.order(kind, self.header.counts[kind]))
+                )
+                if (leaf.sizes[low:high] != self.layout.length(kind)).any():
+                    raise damaged(kind, number, "one near it has a wrong length")
+                places[leaf.keys[low:high] & keys.MAX_NUMBER] = leaf.pages[low:high]
+            if places[number] == 0:
+                raise damaged(kind, number, "it is missing")
+        return int(places[number])
+
+    def _offsets(self, kind: int, numbers: Numbers) -> Numbers:
+        if numbers.size == 0:
+            return np.zeros(0, dtype=np.int64)
+        low, high = int(numbers.min()), int(numbers.max())
+        generations = self.entries(kind, low, high + 1)[numbers - low] >> np.uint64(16)
+        if not generations.all():
+            raise damaged(kind, int(numbers[generations == 0][0]), "it is missing")
+        places = self._places[kind]
+        while True:
+            unknown = numbers[places[numbers] == 0]
+            if unknown.size == 0:
+                break
+            self._place(kind, int(unknown[0]))
+        offsets = places[numbers] * self.layout.page_bytes + PAGE_HEAD_BYTES
+        seen = self.checked.seen(kind, self.header.counts[kind])
+        fresh = seen[numbers] != generations
+        for part in np.array_split(np.flatnonzero(fresh), -(-int(fresh.sum()) * self.layout.length(kind) // _WINDOW) or 1):
+            if part.size:
+                self._read_ahead(offsets[part], self.layout.length(kind))
+                self._check_many(kind, numbers[part], offsets[part], generations[part])
+                seen[numbers[part]] = generations[part]
+        return offsets
+
+    def _read_ahead(self, offsets: Numbers, length: int) -> None:
+        """Ask for many blocks at once, neighbours together: far faster than a fault for each page."""
+        if offsets.size < 2:
+            return
+        ordered = np.sort(offsets)
+        starts = np.flatnonzero(np.r_[True, np.diff(ordered) > 2 * length])
+        ends = np.r_[starts[1:], ordered.size] - 1
+        for start, end in zip(ordered[starts].tolist(), ordered[ends].tolist(), strict=True):
+            self._mapping.will_need(start, end - start + length)
+
+    def _check_many(self, kind: int, numbers: Numbers, offsets: Numbers, generations: NDArray[np.uint64]) -> None:
+        length = self.layout.length(kind)
+        both = gather(self._mapping.bytes, offsets - PAGE_HEAD_BYTES, PAGE_HEAD_BYTES + HEAD_BYTES)
+        heads = np.ascontiguousarray(both[:, PAGE_HEAD_BYTES:]).view(HEAD)[:, 0]
+        wrong = (
+            (heads["magic"] != MAGIC)
+            | (heads["kind"] != kind)
+            | (heads["number"] != numbers)
+            | (heads["generation"] != generations)
+            | (heads["length"] != length)
+        )
+        spans = np.ascontiguousarray(both[:, :PAGE_HEAD_BYTES])
+        wrong |= spans.view("<u8")[:, 0].astype(np.int64) != offsets // self.layout.page_bytes
+        wrong |= spans.view("<u2")[:, 5] != 4
+        wrong |= spans.view("<u4")[:, 3] != self.layout.pages(kind)
+        bad = int(np.argmax(wrong)) if wrong.any() else -1
+        if bad < 0 and numbers.size < _FEW:
+            for start, number, generation in zip(offsets.tolist(), numbers.tolist(), generations.tolist(), strict=True):
+                check(self._mapping.bytes[start : start + length], kind, number, generation)
+        elif bad < 0:
+            addresses = np.uint64(self._mapping.address) + offsets.astype(np.uint64)
+            bad = dispatch.first_bad_block(addresses, length)
+        if bad >= 0:
+            start = int(offsets[bad])
+            self.pages.check_span(start // self.layout.page_bytes, self.layout.pages(kind))
+            block = self._mapping.bytes[start : start + length]
+            check(block, kind, int(numbers[bad]), int(generations[bad]))
+
+    def loose_block(self, kind: int, number: int, generation: int) -> Bytes:
+        """A block that is in the file and not in the catalog: one that was staged."""
+        place = self.pages.find(keys.order(kind, number))
+        if place is None or place[1] != self.layout.length(kind):
+            raise damaged(kind, number, "it is missing")
+        start = place[0] * self.layout.page_bytes + PAGE_HEAD_BYTES
+        block = self._mapping.bytes[start : start + place[1]]
+        self.pages.check_span(place[0], self.layout.pages(kind))
+        check(block, kind, number, generation)
+        return block
+
+
+def gather(data: Bytes, offsets: Numbers, width: int) -> Bytes:
+    """Rows of this many bytes at these offsets, copied into one array."""
+    windows = np.lib.stride_tricks.as_strided(
+        data, shape=(data.size - width + 1, width), strides=(1, 1), writeable=False
+    )
+    return windows[offsets]

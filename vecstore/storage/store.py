@@ -162,7 +162,7 @@ def _append(
 
 
 def _allocate(session: Session, amount: int) -> Numbers:
-    """Slots for new rows: first where whole blocks or at least a quarter of one is free, then at the end.
+    """Slots for new rows: in blocks of which a quarter is free, then in freed blocks, then at the end.
 
     A block with fewer holes is left alone: rewriting it would cost far more bytes than its holes are worth.
     """
@@ -173,7 +173,8 @@ def _allocate(session: Session, amount: int) -> Numbers:
     missing = amount
     if dead.size:
         roomy = np.flatnonzero(dead >= max(1, per_block // 4))
-        for number in roomy[np.argsort(-dead[roomy], kind="stable")].tolist():
+        freed = ~session.present(keys.VECTORS)[roomy]
+        for number in roomy[np.lexsort((-dead[roomy], freed))].tolist():
             if missing == 0:
                 break
             start = number * per_block
@@ -260,8 +261,9 @@ def _purge_vectors(session: Session) -> bool:
     if int(present.sum()) <= DEAD_BLOCKS_FLOOR or int(dead.sum()) <= DEAD_SHARE * rows:
         return False
     victims = np.argsort(-dead, kind="stable")[: max(1, _PURGE_BYTES // session.layout.length(keys.VECTORS))]
-    surplus = np.cumsum(dead[victims]) < dead.sum() - DEAD_SHARE / 2 * rows
-    victims = victims[: int(surplus.sum()) + 1]
+    # Blocks that lack a whole block's rows between them fit into fewer: each step frees one at least.
+    wanted = max(dead.sum() - DEAD_SHARE / 2 * rows, per_block)
+    victims = victims[: int((np.cumsum(dead[victims]) < wanted).sum()) + 1]
     mask = live_mask(session)
     starts = victims[:, None] * per_block + np.arange(per_block)
     slots = starts[starts < session.header.slots]

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +55,16 @@ from vecstore.storage.vectors import read_rows
 from vecstore.storage.verify import verify
 from vecstore.types import Hit, Hits, HitsBatch, Id, Record, VerifyReport
 
-_DTYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8, "int8": np.int8, "binary": np.uint8}
+_DTYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "uint8": np.uint8,
+    "int8": np.int8,
+    "binary": np.uint8,
+}
 
 
-def open(  # noqa: A001
+def open(
     path: str | os.PathLike[str],
     *,
     dim: int | None = None,
@@ -134,8 +140,14 @@ def _create(name: str, dim: int | None, metric: str | None, dtype: str | None, m
     return settings
 
 
-def _check_agreement(name: str, found: Settings, dim: int | None, metric: str | None, dtype: str | None) -> None:
-    for argument, asked, has in (("dim", dim, found.dim), ("metric", metric, found.metric), ("dtype", dtype, found.dtype)):
+def _check_agreement(
+    name: str, found: Settings, dim: int | None, metric: str | None, dtype: str | None
+) -> None:
+    for argument, asked, has in (
+        ("dim", dim, found.dim),
+        ("metric", metric, found.metric),
+        ("dtype", dtype, found.dtype),
+    ):
         if asked is not None and asked != has:
             raise SettingsMismatchError(
                 f"{name} has {argument}={has!r}, and {argument}={asked!r} was asked for: leave the argument out, "
@@ -155,7 +167,9 @@ class Collection:
     [0.0, 5.0]
     """
 
-    def __init__(self, file: File, *, writable: bool, threads: int, memory: int | None, timeout: float | None) -> None:
+    def __init__(
+        self, file: File, *, writable: bool, threads: int, memory: int | None, timeout: float | None
+    ) -> None:
         self._file = file
         self._writable = writable
         self._threads = threads
@@ -259,7 +273,11 @@ class Collection:
             slots = self._slots_of(session, values)
             records = store.read_stored(session, read_slots(session, slots))
             merged = [
-                {key: value for key, value in {**stored.metadata, **change}.items() if key not in change or value is not None}
+                {
+                    key: value
+                    for key, value in {**stored.metadata, **change}.items()
+                    if key not in change or value is not None
+                }
                 for stored, change in zip(records, changes, strict=True)
             ]
             packed = inputs.pack_records(values, merged)
@@ -322,7 +340,9 @@ class Collection:
         """
         self._check_open()
         if self._in_transaction():
-            raise InvalidArgumentError("a transaction is open in this thread already: one holds all calls inside it")
+            raise InvalidArgumentError(
+                "a transaction is open in this thread already: one holds all calls inside it"
+            )
         with self._writing() as session:
             self._session, self._session_thread, self._broken = session, threading.get_ident(), False
             try:
@@ -360,7 +380,9 @@ class Collection:
         return len(values)
 
     @staticmethod
-    def _write(session: Session, batch: Ids, slots: Numbers, rows: NDArray[np.uint8], packed: list[bytes]) -> None:
+    def _write(
+        session: Session, batch: Ids, slots: Numbers, rows: NDArray[np.uint8], packed: list[bytes]
+    ) -> None:
         """Add what is new, move what has another vector, and give the rest its metadata in place."""
         present = np.flatnonzero(slots >= 0)
         if present.size:
@@ -435,7 +457,9 @@ class Collection:
 
     def __getitem__(self, id_: Id) -> Record:
         if not inputs.is_single(id_):
-            raise InvalidIdError(f"collection[id] takes one id, not {type(id_).__name__}: get() takes several")
+            raise InvalidIdError(
+                f"collection[id] takes one id, not {type(id_).__name__}: get() takes several"
+            )
         record: Record | None = self.get(id_)
         if record is None:
             raise RecordNotFoundError(f"no record has the id {id_!r}")
@@ -447,7 +471,9 @@ class Collection:
         except InvalidIdError:
             return False
         with self._view() as blocks:
-            return bool(values) and bool((store.find(blocks, hash_ids(values, blocks.header.seed)) >= 0).all())
+            return bool(values) and bool(
+                (store.find(blocks, hash_ids(values, blocks.header.seed)) >= 0).all()
+            )
 
     def __len__(self) -> int:
         with self._view() as blocks:
@@ -481,10 +507,6 @@ class Collection:
             for part in store.batches(slots, size):
                 yield from self._records(blocks, part, vectors=vectors)
 
-    @overload
-    def search(self, query: Any, k: int | None = ..., **options: Any) -> Any: ...
-    @overload
-    def search(self, *, id: Any, k: int | None = ..., **options: Any) -> Any: ...
     def search(
         self,
         query: Any = None,
@@ -520,8 +542,14 @@ class Collection:
             if id is not None:
                 single = inputs.is_single(id)
                 values = inputs.check_ids(id)
-                rows = read_rows(blocks, self._slots_of(blocks, values)) if values else np.zeros((0, self._settings.row_bytes), np.uint8)
-                queries: NDArray[Any] = rows if self.dtype == "binary" else self._decoded(rows).astype(np.float32)
+                rows = (
+                    read_rows(blocks, self._slots_of(blocks, values))
+                    if values
+                    else np.zeros((0, self._settings.row_bytes), np.uint8)
+                )
+                queries: NDArray[Any] = (
+                    rows if self.dtype == "binary" else self._decoded(rows).astype(np.float32)
+                )
                 own = list(values)
             else:
                 queries, single = inputs.check_queries(query, self._settings)
@@ -533,7 +561,15 @@ class Collection:
         widest = max(map(len, rows_of_hits), default=0)
         return HitsBatch(rows_of_hits, widest if k is None and radius is not None else limit or widest)
 
-    def radius(self, query: Any, radius: float, *, where: Any = None, k: int | None = None, threads: int | None = None) -> Any:
+    def radius(
+        self,
+        query: Any,
+        radius: float,
+        *,
+        where: Any = None,
+        k: int | None = None,
+        threads: int | None = None,
+    ) -> Any:
         """Everything within a distance: ``search`` with ``radius``, under its own name.
 
         >>> import vecstore
@@ -563,7 +599,9 @@ class Collection:
             assert k is not None
             found = exact.nearest(blocks, queries, k + asks_by_id, mask, threads)
         if asks_by_id:
-            slots = store.find(blocks, hash_ids([value for value in own if value is not None], blocks.header.seed))
+            slots = store.find(
+                blocks, hash_ids([value for value in own if value is not None], blocks.header.seed)
+            )
             found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, slots.tolist(), strict=True)]
         return found if k is None else [(slots[:k], distances[:k]) for slots, distances in found]
 
@@ -571,7 +609,12 @@ class Collection:
         slots = np.concatenate([slots for slots, _ in found]) if found else np.zeros(0, dtype=np.int64)
         records = iter(store.read_stored(blocks, read_slots(blocks, slots)))
         return [
-            Hits([Hit(stored.id, distance, stored.metadata) for distance, stored in zip(distances.tolist(), records, strict=False)])
+            Hits(
+                [
+                    Hit(stored.id, distance, stored.metadata)
+                    for distance, stored in zip(distances.tolist(), records, strict=False)
+                ]
+            )
             for _, distances in found
         ]
 
@@ -583,7 +626,9 @@ class Collection:
     def _slots_of(self, blocks: Blocks, values: list[Id]) -> Numbers:
         slots = store.find(blocks, hash_ids(values, blocks.header.seed))
         if (slots < 0).any():
-            raise RecordNotFoundError(f"no record has the id {values[int(np.argmin(slots))]!r}; nothing was done")
+            raise RecordNotFoundError(
+                f"no record has the id {values[int(np.argmin(slots))]!r}; nothing was done"
+            )
         return slots
 
     def _get(self, blocks: Blocks, values: list[Id]) -> list[Record | None]:
@@ -647,7 +692,9 @@ class Collection:
         with self._view() as blocks:
             return stats(blocks, self._file, self._fields)
 
-    def explain(self, query: Any, k: int = DEFAULT_K, *, where: Any = None, radius: float | None = None) -> dict[str, Any]:
+    def explain(
+        self, query: Any, k: int = DEFAULT_K, *, where: Any = None, radius: float | None = None
+    ) -> dict[str, Any]:
         """How a search is done and what it costs: the plan, distances, blocks, and the time of each stage.
 
         >>> import vecstore
@@ -667,7 +714,9 @@ class Collection:
             mask = exact.candidates(blocks, chosen)
             stages["filter"] = time.perf_counter() - start
             start = time.perf_counter()
-            found = self._search(blocks, queries, [None] * len(queries), limit, radius, filter_, self._threads)
+            found = self._search(
+                blocks, queries, [None] * len(queries), limit, radius, filter_, self._threads
+            )
             stages["scan"] = time.perf_counter() - start
             start = time.perf_counter()
             hits = self._hits(blocks, found)
@@ -767,13 +816,17 @@ class Collection:
             replace.copy(state, target, overwrite=overwrite)
 
 
-def _checked_limits(k: int | None, radius: float | None, recall: float | None, search_list: int | None) -> int | None:
+def _checked_limits(
+    k: int | None, radius: float | None, recall: float | None, search_list: int | None
+) -> int | None:
     """k, or None where only the radius limits."""
     if recall is not None and not (isinstance(recall, (int, float)) and 0 < recall <= 1):
         raise InvalidArgumentError(f"recall must be above 0 and at most 1, not {recall!r}")
     if search_list is not None:
         inputs.check_k(search_list, "search_list")
-    if radius is not None and (isinstance(radius, bool) or not isinstance(radius, (int, float, np.number)) or math.isnan(radius)):
+    if radius is not None and (
+        isinstance(radius, bool) or not isinstance(radius, (int, float, np.number)) or math.isnan(radius)
+    ):
         raise InvalidArgumentError(f"radius must be a number, not {radius!r}")
     if k is None:
         return None if radius is not None else DEFAULT_K

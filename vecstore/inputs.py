@@ -50,7 +50,9 @@ def check_ids(ids: object, *, unique: bool = False) -> list[Id]:
         whole = [value for value in found if type(value) is int] if str in kinds else found
         if min(whole) < _INT_MIN or max(whole) > _INT_MAX:
             worst = next(value for value in whole if not _INT_MIN <= value <= _INT_MAX)
-            raise InvalidIdError(f"an integer id must fit 64 bits with its sign, and {worst} does not: use a str")
+            raise InvalidIdError(
+                f"an integer id must fit 64 bits with its sign, and {worst} does not: use a str"
+            )
     if unique and len(set(found)) != len(found):
         seen: set[Id] = set()
         twice = next(value for value in found if value in seen or seen.add(value))  # type: ignore[func-returns-value]
@@ -87,7 +89,9 @@ def _check_texts(texts: list[Any]) -> None:
             try:
                 length = len(text.encode()) if len(text) <= MAX_ID_BYTES else len(text)
             except UnicodeEncodeError:
-                raise InvalidIdError(f"the id {_short(text)} is not valid Unicode and cannot be stored") from None
+                raise InvalidIdError(
+                    f"the id {_short(text)} is not valid Unicode and cannot be stored"
+                ) from None
             if length > MAX_ID_BYTES:
                 raise InvalidIdError(
                     f"an id may take {MAX_ID_BYTES} bytes of UTF-8, and {_short(text)} takes {length}: "
@@ -139,9 +143,8 @@ def check_queries(vectors: object, settings: Settings) -> tuple[NDArray[Any], bo
 
 def _as_array(vectors: object) -> NDArray[Any]:
     if hasattr(vectors, "detach"):  # a torch tensor, maybe on a device and with a gradient
-        vectors = vectors.detach().cpu()
-        if str(getattr(vectors, "dtype", "")) == "torch.bfloat16":
-            vectors = vectors.float()  # type: ignore[union-attr]
+        tensor: Any = vectors.detach().cpu()
+        vectors = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
     try:
         array = np.asarray(vectors)
     except (ValueError, TypeError) as error:
@@ -150,7 +153,9 @@ def _as_array(vectors: object) -> NDArray[Any]:
         try:
             array = array.astype(np.float64)
         except (ValueError, TypeError):
-            raise InvalidVectorError("vectors must hold numbers, and these hold other things or differ in length") from None
+            raise InvalidVectorError(
+                "vectors must hold numbers, and these hold other things or differ in length"
+            ) from None
     if array.dtype.kind not in "fiub":
         raise InvalidVectorError(f"vectors must hold real numbers, not {array.dtype}")
     return array
@@ -177,11 +182,15 @@ def _packed_bits(array: NDArray[Any], settings: Settings, *, single: bool) -> ND
     if array.ndim == 2 and array.shape[1] == width and array.dtype == np.uint8 and (width != bits):
         rows = np.ascontiguousarray(array)
         if bits % 8 and (rows[:, -1] & (0xFF >> bits % 8)).any():
-            raise InvalidVectorError(f"the last {8 * width - bits} bits of a row lie behind its {bits} bits and must be 0")
+            raise InvalidVectorError(
+                f"the last {8 * width - bits} bits of a row lie behind its {bits} bits and must be 0"
+            )
         return rows
     if array.ndim == 2 and array.shape[1] == bits:
         if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-            raise InvalidVectorError(f"rows of {bits} numbers must hold 0 and 1 alone; packed rows have {width} bytes")
+            raise InvalidVectorError(
+                f"rows of {bits} numbers must hold 0 and 1 alone; packed rows have {width} bytes"
+            )
         return np.packbits(array.astype(bool), axis=1)
     raise DimensionError(
         f"binary vectors must have shape (n, {width}) as packed uint8 or (n, {bits}) as 0 and 1, "
@@ -249,7 +258,9 @@ def check_metadata(metadata: object, count: int, *, single: bool = False) -> lis
     if single and isinstance(metadata, Mapping):
         metadata = [metadata]
     if isinstance(metadata, (str, bytes, Mapping)) or not isinstance(metadata, Iterable):
-        raise InvalidMetadataError(f"metadata must be a list of dicts, one a record, not {type(metadata).__name__}")
+        raise InvalidMetadataError(
+            f"metadata must be a list of dicts, one a record, not {type(metadata).__name__}"
+        )
     found: list[Any] = list(metadata)
     if len(found) != count:
         raise InvalidMetadataError(f"{count} ids need {count} dicts of metadata, and {len(found)} came")
@@ -258,7 +269,10 @@ def check_metadata(metadata: object, count: int, *, single: bool = False) -> lis
     if set(map(type, found)) == {dict}:
         # The common case, at C speed: flat dicts of plain values need no walk.
         keys = set().union(*found)
-        if set(map(type, keys)) <= {str} and set(map(type, chain.from_iterable(map(dict.values, found)))) <= _FLAT:
+        if (
+            set(map(type, keys)) <= {str}
+            and set(map(type, chain.from_iterable(map(dict.values, found)))) <= _FLAT
+        ):
             return found
     return [_clean_dict({} if item is None else item, 0) for item in found]
 
@@ -269,7 +283,9 @@ def _clean_dict(item: object, depth: int) -> dict[str, Any]:
     cleaned = {}
     for key, value in item.items():
         if not isinstance(key, str):
-            raise InvalidMetadataError(f"a key of metadata must be a str, not {type(key).__name__} ({_short(key)})")
+            raise InvalidMetadataError(
+                f"a key of metadata must be a str, not {type(key).__name__} ({_short(key)})"
+            )
         cleaned[str(key)] = _clean(value, depth + 1)
     return cleaned
 
@@ -301,7 +317,8 @@ def pack_records(ids: Sequence[Id], metadata: Sequence[dict[str, Any]]) -> list[
     """Records as the file keeps them: a text id with its metadata, or the metadata of an integer id alone."""
     try:
         packed = [
-            _pack((id_, item)) if type(id_) is str else _pack(item) for id_, item in zip(ids, metadata, strict=True)
+            _pack((id_, item)) if type(id_) is str else _pack(item)
+            for id_, item in zip(ids, metadata, strict=True)
         ]
     except OverflowError:
         raise InvalidMetadataError("an integer in metadata must fit 64 bits: use a float or a str") from None

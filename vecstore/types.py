@@ -79,7 +79,9 @@ class Hits(Sequence[Hit]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        lines = [f"  {hit.distance:<12.6g} {hit.id!r}  {hit.metadata or ''}".rstrip() for hit in self._hits[:10]]
+        lines = [
+            f"  {hit.distance:<12.6g} {hit.id!r}  {hit.metadata or ''}".rstrip() for hit in self._hits[:10]
+        ]
         more = [f"  … and {len(self) - 10} more"] if len(self) > 10 else []
         return "\n".join([f"Hits({len(self)})", *lines, *more])
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,16 @@ def nearest(blocks: Blocks, queries: NDArray[Any], k: int, mask: Mask, threads: 
     targets = _targets(blocks, mask)
     found: list[Found | None] = [None] * len(prepared)
     if len(prepared) >= _BATCH and 2 * k + 16 <= _MOST_POOL:
-        fits = np.flatnonzero(reference.fits_batch(prepared)) if settings.dtype != "binary" else np.arange(len(prepared))
+        fits = (
+            np.flatnonzero(reference.fits_batch(prepared))
+            if settings.dtype != "binary"
+            else np.arange(len(prepared))
+        )
         for start in range(0, fits.size, _MOST_QUERIES):
             part = fits[start : start + _MOST_QUERIES]
-            for place, answer in zip(part.tolist(), _scan_many(blocks, targets, prepared[part], k, threads), strict=True):
+            for place, answer in zip(
+                part.tolist(), _scan_many(blocks, targets, prepared[part], k, threads), strict=True
+            ):
                 found[place] = answer
     return [
         _scan_one(blocks, targets, query, k, threads) if answer is None else answer
@@ -141,14 +148,25 @@ def _scan_one(blocks: Blocks, targets: Targets, query: NDArray[Any], k: int, thr
     def run(part: Targets) -> Numbers:
         distances, slots = np.empty(pool, dtype=np.float32), np.empty(pool, dtype=np.int64)
         size = scan(
-            part.addresses, part.first_slots, layout.rows, layout.row_bytes, settings.dim, part.mask, query, distances, slots, 0
+            part.addresses,
+            part.first_slots,
+            layout.rows,
+            layout.row_bytes,
+            settings.dim,
+            part.mask,
+            query,
+            distances,
+            slots,
+            0,
         )
         return slots[:size]
 
     return _closest(blocks, query, np.concatenate(_spread(run, targets, blocks, threads)), k)
 
 
-def _maybe_inside(blocks: Blocks, targets: Targets, query: NDArray[Any], limit: float, threads: int) -> Numbers:
+def _maybe_inside(
+    blocks: Blocks, targets: Targets, query: NDArray[Any], limit: float, threads: int
+) -> Numbers:
     """Slots that are within the limit as far as float32 can tell."""
     settings, layout = blocks.header.settings, blocks.layout
     kernels = dispatch.cpu()
@@ -191,7 +209,16 @@ def _scan_many(
         slots = np.empty((len(queries), pool), dtype=np.int64)
         sizes = np.zeros(len(queries), dtype=np.int64)
         norm = scan(
-            part.addresses, part.first_slots, layout.rows, layout.row_bytes, settings.dim, part.mask, packed, distances, slots, sizes
+            part.addresses,
+            part.first_slots,
+            layout.rows,
+            layout.row_bytes,
+            settings.dim,
+            part.mask,
+            packed,
+            distances,
+            slots,
+            sizes,
         )
         for row in range(len(queries)):
             sort(distances[row], slots[row], int(sizes[row]))
@@ -206,7 +233,9 @@ def _scan_many(
     return answers
 
 
-def _complete(blocks: Blocks, query: NDArray[Any], answer: Found, row: int, parts: list[Any], pool: int) -> bool:
+def _complete(
+    blocks: Blocks, query: NDArray[Any], answer: Found, row: int, parts: list[Any], pool: int
+) -> bool:
     """Whether no row outside of the pools can be nearer than the last answer."""
     settings = blocks.header.settings
     if settings.dtype == "binary":
@@ -217,7 +246,9 @@ def _complete(blocks: Blocks, query: NDArray[Any], answer: Found, row: int, part
         worst -= query_norm**2
     for distances, _, sizes, norm in parts:
         if sizes[row] == pool:
-            bound = reference.batch_error_bound(settings.metric, settings.dim, query_norm, float(np.sqrt(norm)))
+            bound = reference.batch_error_bound(
+                settings.metric, settings.dim, query_norm, float(np.sqrt(norm))
+            )
             if not worst < float(distances[row, pool - 1]) - bound:
                 return False
     return True
@@ -279,5 +310,5 @@ def _spread(run: Callable[[Targets], Any], targets: Targets, blocks: Blocks, thr
     if threads == 1:
         return [run(targets)]
     bounds = np.linspace(0, count, threads + 1).astype(int).tolist()
-    parts = [targets.part(low, high, rows) for low, high in zip(bounds, bounds[1:], strict=False)]
+    parts = [targets.part(low, high, rows) for low, high in pairwise(bounds)]
     return list(_executor(threads, os.getpid()).map(run, parts))

@@ -163,7 +163,9 @@ class File:
     def _newest_meta(self, size: int) -> Meta:
         """What LMDB will begin with, checked before LMDB sees it."""
         if size == 0:
-            raise NotACollectionError(f"{self.path} is empty (0 bytes); delete it to create a collection there")
+            raise NotACollectionError(
+                f"{self.path} is empty (0 bytes); delete it to create a collection there"
+            )
         metas: list[Meta] = []
         failure: Exception | None = None
         page_bytes = 4096
@@ -273,7 +275,9 @@ class File:
                     self._snapshots.add(snapshot)
                     return snapshot
                 transaction.abort()
-            raise CorruptionError(f"{self.path}: its meta pages don't name the state that LMDB does; restore a backup")
+            raise CorruptionError(
+                f"{self.path}: its meta pages don't name the state that LMDB does; restore a backup"
+            )
 
     def _begin(self) -> Any:
         with translated(self.path, "reading"):
@@ -289,7 +293,12 @@ class File:
         if os.getpid() != self._pid:
             return True
         with self.lock:
-            steady = self._locked or self.private or self._fd < 0 or self._newest_meta(1).transaction == state.meta.transaction
+            steady = (
+                self._locked
+                or self.private
+                or self._fd < 0
+                or self._newest_meta(1).transaction == state.meta.transaction
+            )
             transaction.abort()
             del transaction
             self._active -= 1
@@ -390,7 +399,9 @@ class File:
     def sole_session(self) -> Iterator[None]:
         """One session at a time: a thread's second handle on the file must not write beside its first."""
         if self._in_session:
-            raise LockedError(f"{self.path}: this thread has a transaction open through another handle; use that one")
+            raise LockedError(
+                f"{self.path}: this thread has a transaction open through another handle; use that one"
+            )
         self._in_session = True
         try:
             yield
@@ -426,7 +437,9 @@ class File:
             self._lock_fd = -1
 
     def _too_long(self, timeout: float | None) -> LockedError:
-        return LockedError(f"{self.path}: another writer held it for more than {timeout} s; call again, or open with a longer timeout=")
+        return LockedError(
+            f"{self.path}: another writer held it for more than {timeout} s; call again, or open with a longer timeout="
+        )
 
     def begin_write(self) -> Any:
         with translated(self.path, "beginning to write"):
@@ -448,7 +461,9 @@ class File:
         """LMDB moves its own map here. Ours, which all reading goes through, stays where it is."""
         with self.lock:
             if self._active:
-                raise StorageError(f"{self.path}: the map must grow while readers of this process hold snapshots; close them and call again")
+                raise StorageError(
+                    f"{self.path}: the map must grow while readers of this process hold snapshots; close them and call again"
+                )
             self._environment.set_mapsize(size)
 
     def sync(self) -> None:

@@ -11,7 +11,15 @@ import numpy as np
 from vecstore.config import DTYPES, FORMAT_VERSION, METRICS_BY_DTYPE, Settings, check_settings
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError
 from vecstore.storage import keys
-from vecstore.storage.blocks import HEAD_BYTES, PAGE_HEAD_BYTES, Bytes, count_of, damaged, new_block, set_count
+from vecstore.storage.blocks import (
+    HEAD_BYTES,
+    PAGE_HEAD_BYTES,
+    Bytes,
+    count_of,
+    damaged,
+    new_block,
+    set_count,
+)
 
 
 @dataclass

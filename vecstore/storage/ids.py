@@ -95,9 +95,9 @@ def _hash_texts(texts: list[str], hashes: Hashes, seed: int) -> None:
 
 
 def _key(seed: int, length: int) -> Hashes:
-    start = np.uint64(seed)
+    steps: Hashes = np.arange(1, length + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        return _mix(start + np.arange(1, length + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        return _mix(np.uint64(seed) + steps * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _mix(x: Hashes) -> Hashes:
@@ -242,7 +242,9 @@ def remove(session: Session, hashes: Hashes, slots: Numbers) -> None:
     buckets = directory(session)[_prefixes(halves.astype(np.uint32), session.header.depth)]
     order = np.argsort(buckets, kind="stable")
     buckets, words = buckets[order], words[order]
-    starts = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]]) if buckets.size else np.zeros(0, dtype=int)
+    starts = (
+        np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]]) if buckets.size else np.zeros(0, dtype=int)
+    )
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), buckets.size], strict=False):
         block = session.edit(keys.IDS, int(buckets[start]))
         known, at = _entries(block)
@@ -250,7 +252,9 @@ def remove(session: Session, hashes: Hashes, slots: Numbers) -> None:
         _fill(block, known[kept], at[kept], extra_of(block))
 
 
-def _fill(block: NDArray[np.uint8], halves: NDArray[np.uint32], slots: NDArray[np.uint32], depth: int) -> None:
+def _fill(
+    block: NDArray[np.uint8], halves: NDArray[np.uint32], slots: NDArray[np.uint32], depth: int
+) -> None:
     words = payload(block).view("<u4")
     capacity = words.size // 2
     words[: halves.size] = halves
@@ -283,7 +287,9 @@ def _split(session: Session, splits: list[tuple[int, NDArray[np.uint32], NDArray
     _set_directory(session, table)
 
 
-def _pieces(halves: NDArray[np.uint32], depth: int, prefix: int, capacity: int) -> list[tuple[int, int, int, int]]:
+def _pieces(
+    halves: NDArray[np.uint32], depth: int, prefix: int, capacity: int
+) -> list[tuple[int, int, int, int]]:
     """Halve a sorted run of hashes by its next bit until each piece fits: (depth, prefix, low, high)."""
     done: list[tuple[int, int, int, int]] = []
     waiting = [(depth, prefix, 0, halves.size)]
@@ -293,7 +299,9 @@ def _pieces(halves: NDArray[np.uint32], depth: int, prefix: int, capacity: int) 
             done.append((depth, prefix, low, high))
             continue
         if depth == 32:
-            raise StorageError("too many ids share one hash; export the collection and import it into a new one")
+            raise StorageError(
+                "too many ids share one hash; export the collection and import it into a new one"
+            )
         border = ((prefix << 1) | 1) << (31 - depth)
         middle = low + int(np.searchsorted(halves[low:high], border))
         waiting.append((depth + 1, prefix << 1 | 1, middle, high))

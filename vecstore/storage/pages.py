@@ -131,7 +131,9 @@ class PageMap:
         """Check all that LMDB's own code follows when it writes: both trees, and the list of free pages."""
         entries = sum(leaf.keys.size for leaf in self.leaves())
         if entries != self._meta.entries:
-            raise self._bad(self._meta.root or 0, f"it counts {self._meta.entries} blocks and holds {entries}")
+            raise self._bad(
+                self._meta.root or 0, f"it counts {self._meta.entries} blocks and holds {entries}"
+            )
         if self._meta.free_root is not None:
             self._check_free(self._meta.free_root, self._meta.free_depth, set())
 
@@ -155,10 +157,20 @@ class PageMap:
         data = self._pages[page]
         number, _, flags, lower, upper = _PAGE_HEAD.unpack_from(data)
         # LMDB marks pages dirty and loose in memory only; on disk a page has its kind and nothing else.
-        if number != page or flags != kind or not PAGE_HEAD_BYTES <= lower <= upper <= self._page_bytes or lower & 1:
+        if (
+            number != page
+            or flags != kind
+            or not PAGE_HEAD_BYTES <= lower <= upper <= self._page_bytes
+            or lower & 1
+        ):
             raise self._bad(page, "its header is wrong")
         offsets = data[PAGE_HEAD_BYTES:lower].view("<u2").astype(np.int64)
-        if offsets.size == 0 or (offsets & 1).any() or offsets.min() < upper or offsets.max() > self._page_bytes - 8:
+        if (
+            offsets.size == 0
+            or (offsets & 1).any()
+            or offsets.min() < upper
+            or offsets.max() > self._page_bytes - 8
+        ):
             raise self._bad(page, "its nodes are out of place")
         return data, offsets
 

@@ -38,7 +38,7 @@ class Mapping:
         if self.address:
             if not sequential:
                 _libc().madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(self.length), _MADV_RANDOM)
-            buffer = (ctypes.c_uint8 * self.length).from_address(self.address)
+            buffer: Any = (ctypes.c_uint8 * self.length).from_address(self.address)
             weakref.finalize(buffer, _posix_unmap, self.address, self.length).atexit = False
             self.bytes: NDArray[np.uint8] = np.frombuffer(buffer, dtype=np.uint8)
         else:
@@ -46,7 +46,6 @@ class Mapping:
             self.bytes = np.frombuffer(mmap.mmap(fd, length, access=mmap.ACCESS_READ), dtype=np.uint8)
             self.address = self.bytes.ctypes.data
         self.bytes.flags.writeable = False
-
 
     def will_need(self, start: int, length: int) -> None:
         """Ask the system to read these bytes now, in the background."""
@@ -74,7 +73,14 @@ def _posix_map(fd: int, length: int) -> int:
     except (OSError, AttributeError):
         return 0
     call.restype = ctypes.c_void_p
-    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    call.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ]
     address = call(None, length, _PROT_READ, _MAP_SHARED, fd, 0)
     return 0 if address in (None, ctypes.c_void_p(-1).value) else int(address)
 

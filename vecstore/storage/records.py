@@ -58,7 +58,9 @@ def read_records(blocks: Blocks, numbers: Numbers, indexes: Numbers, long: Seque
     return _follow(blocks, found, long)
 
 
-def _read_many(blocks: Blocks, numbers: Numbers, indexes: Numbers, data: Bytes, starts: Numbers) -> list[bytes]:
+def _read_many(
+    blocks: Blocks, numbers: Numbers, indexes: Numbers, data: Bytes, starts: Numbers
+) -> list[bytes]:
     _, inverse = np.unique(numbers, return_inverse=True)
     words, pairs = data.view("<u4"), data.view("<u2")
     counts = words[starts // 4 + 7].astype(np.int64)
@@ -67,7 +69,11 @@ def _read_many(blocks: Blocks, numbers: Numbers, indexes: Numbers, data: Bytes, 
         raise damaged(keys.RECORDS, int(numbers[0]), "it counts more records than it can hold")
     starts, counts = starts[inverse], counts[inverse]
     if (indexes >= counts).any():
-        raise damaged(keys.RECORDS, int(numbers[np.argmax(indexes >= counts)]), "it lacks a record that the slot table names")
+        raise damaged(
+            keys.RECORDS,
+            int(numbers[np.argmax(indexes >= counts)]),
+            "it lacks a record that the slot table names",
+        )
     ends_at = (starts + HEAD_BYTES + 4 * counts) // 2 + indexes
     ends = pairs[ends_at].astype(np.int64)
     begins = np.where(indexes > 0, pairs[ends_at - 1].astype(np.int64), 0)
@@ -102,7 +108,9 @@ def long_blocks(blocks: Blocks, stub: bytes) -> tuple[int, list[int]]:
     """(bytes, block numbers) that a stub names."""
     try:
         length, numbers = msgpack.unpackb(stub)
-        if not all(isinstance(number, int) and number < blocks.header.counts[keys.LONG] for number in numbers):
+        if not all(
+            isinstance(number, int) and number < blocks.header.counts[keys.LONG] for number in numbers
+        ):
             raise ValueError("it names a block that does not exist")
         if not 0 <= length <= len(numbers) * blocks.layout.data_payload:
             raise ValueError("its length is wrong")

@@ -82,7 +82,9 @@ def _rebuild(state: State, temporary: str) -> int:
             session = Session(target)
             try:
                 entries = read_slots(state, slots)
-                insert(session, stored_ids(state, entries), read_rows(state, slots), read_packed(state, entries))
+                insert(
+                    session, stored_ids(state, entries), read_rows(state, slots), read_packed(state, entries)
+                )
                 session.commit()
             finally:
                 session.close()
@@ -132,8 +134,7 @@ def _renumber(temporary: str, newest: int) -> None:
         finally:
             target.close_private()
 
-    with open(temporary, "rb") as opened:
-        page_bytes = read_meta(opened.read(META_BYTES), 0).page_bytes
+    page_bytes = _page_bytes(temporary)
     if _last(temporary, page_bytes) & 1 != (newest - 1) & 1:
         commit()
     with translated(temporary, "finishing the copy"), open(temporary, "r+b") as opened:
@@ -148,6 +149,11 @@ def _renumber(temporary: str, newest: int) -> None:
         _rewrite_header(target, newest)
     finally:
         target.close()
+
+
+def _page_bytes(temporary: str) -> int:
+    with open(temporary, "rb") as opened:
+        return read_meta(opened.read(META_BYTES), 0).page_bytes
 
 
 def _last(temporary: str, page_bytes: int) -> int:
@@ -207,6 +213,7 @@ def _publish(temporary: str, path: str) -> None:
         try:
             platform.publish_new(temporary, path)
         except FileExistsError:
-            raise CollectionExistsError(f'{path} exists; open it with mode="a", or choose another path') from None
+            raise CollectionExistsError(
+                f'{path} exists; open it with mode="a", or choose another path'
+            ) from None
         platform.sync_folder(os.path.dirname(path))
-

@@ -134,7 +134,8 @@ class Session:
         self.changed = True
 
     def dead_bytes(self, kind: int) -> NDArray[np.int64]:
-        return (self._words_of(kind)[: self.header.counts[kind]] & _DEAD).astype(np.int64)
+        words: NDArray[np.uint64] = self._words_of(kind)[: self.header.counts[kind]]
+        return np.bitwise_and(words, _DEAD).astype(np.int64)
 
     def add_dead_bytes(self, kind: int, number: int, amount: int) -> None:
         word = int(self._words_of(kind)[number])
@@ -200,7 +201,9 @@ class Session:
     def close(self) -> None:
         self._snapshot.close()
 
-    def _write(self, blocks: dict[int, Bytes], freed: list[int], header: Header, *, catalog: bool = False) -> int:
+    def _write(
+        self, blocks: dict[int, Bytes], freed: list[int], header: Header, *, catalog: bool = False
+    ) -> int:
         while True:
             try:
                 return self._try_to_write(blocks, freed, header, catalog)
@@ -231,7 +234,9 @@ class Session:
                 raise
         return generation
 
-    def _write_catalog(self, transaction: Any, blocks: dict[int, Bytes], header: Header, generation: int) -> None:
+    def _write_catalog(
+        self, transaction: Any, blocks: dict[int, Bytes], header: Header, generation: int
+    ) -> None:
         for order in blocks:
             self._set_word(order >> 32, order & keys.MAX_NUMBER, self._word_of(order, generation))
         per_part = self.layout.table_payload // 8
@@ -263,7 +268,9 @@ class Session:
         """Free the blocks that a killed writer had staged."""
         pages: PageMap = self._base.pages
         for leaf in pages.leaves():
-            for order, page, size in zip(leaf.keys.tolist(), leaf.pages.tolist(), leaf.sizes.tolist(), strict=True):
+            for order, page, size in zip(
+                leaf.keys.tolist(), leaf.pages.tolist(), leaf.sizes.tolist(), strict=True
+            ):
                 kind, number = order >> 32, order & keys.MAX_NUMBER
                 if kind in (keys.HEADER, keys.CATALOG):
                     continue
@@ -276,4 +283,3 @@ class Session:
 
 def _key(order: int) -> bytes:
     return keys.key(order >> 32, order & keys.MAX_NUMBER)
-

@@ -26,7 +26,10 @@ def read_slots(blocks: Blocks, slots: Numbers) -> NDArray[np.void]:
     numbers, inside = slots // per_block, slots % per_block
     if slots.size <= 4:
         return np.concatenate(
-            [_entries(blocks.block(keys.SLOTS, n))[i : i + 1] for n, i in zip(numbers.tolist(), inside.tolist(), strict=True)]
+            [
+                _entries(blocks.block(keys.SLOTS, n))[i : i + 1]
+                for n, i in zip(numbers.tolist(), inside.tolist(), strict=True)
+            ]
         )
     distinct, inverse = np.unique(numbers, return_inverse=True)
     rows = blocks.file_rows(keys.SLOTS, distinct)

@@ -119,7 +119,8 @@ class State:
         return block
 
     def addresses(self, kind: int, numbers: Numbers) -> NDArray[np.uint64]:
-        return np.uint64(self._scanned.address) + self._offsets(kind, numbers).astype(np.uint64)
+        addresses: NDArray[np.uint64] = self._offsets(kind, numbers).astype(np.uint64)
+        return addresses + np.uint64(self._scanned.address)
 
     def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
         return self._mapping.bytes, self._offsets(kind, numbers)
@@ -181,7 +182,9 @@ class State:
         offsets = places[numbers] * self.layout.page_bytes + PAGE_HEAD_BYTES
         seen = self.checked.seen(kind, self.header.counts[kind])
         fresh = seen[numbers] != generations
-        for part in np.array_split(np.flatnonzero(fresh), -(-int(fresh.sum()) * self.layout.length(kind) // _WINDOW) or 1):
+        for part in np.array_split(
+            np.flatnonzero(fresh), -(-int(fresh.sum()) * self.layout.length(kind) // _WINDOW) or 1
+        ):
             if part.size:
                 self._read_ahead(offsets[part], self.layout.length(kind))
                 self._check_many(kind, numbers[part], offsets[part], generations[part])
@@ -198,7 +201,9 @@ class State:
         for start, end in zip(ordered[starts].tolist(), ordered[ends].tolist(), strict=True):
             self._mapping.will_need(start, end - start + length)
 
-    def _check_many(self, kind: int, numbers: Numbers, offsets: Numbers, generations: NDArray[np.uint64]) -> None:
+    def _check_many(
+        self, kind: int, numbers: Numbers, offsets: Numbers, generations: NDArray[np.uint64]
+    ) -> None:
         length = self.layout.length(kind)
         both = gather(self._mapping.bytes, offsets - PAGE_HEAD_BYTES, PAGE_HEAD_BYTES + HEAD_BYTES)
         heads = np.ascontiguousarray(both[:, PAGE_HEAD_BYTES:]).view(HEAD)[:, 0]
@@ -215,7 +220,9 @@ class State:
         wrong |= spans.view("<u4")[:, 3] != self.layout.pages(kind)
         bad = int(np.argmax(wrong)) if wrong.any() else -1
         if bad < 0 and numbers.size < _FEW:
-            for start, number, generation in zip(offsets.tolist(), numbers.tolist(), generations.tolist(), strict=True):
+            for start, number, generation in zip(
+                offsets.tolist(), numbers.tolist(), generations.tolist(), strict=True
+            ):
                 check(self._mapping.bytes[start : start + length], kind, number, generation)
         elif bad < 0:
             addresses = np.uint64(self._mapping.address) + offsets.astype(np.uint64)

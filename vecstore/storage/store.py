@@ -193,14 +193,18 @@ def _dead_rows(session: Session) -> Numbers:
     mask = np.zeros(blocks * per_block, dtype=np.uint8)
     mask[:slots] = live_mask(session)
     used = np.clip(slots - np.arange(blocks) * per_block, 0, per_block)
-    return used - mask.reshape(blocks, per_block).sum(axis=1, dtype=np.int64)
+    live: Numbers = mask.reshape(blocks, per_block).sum(axis=1, dtype=np.int64)
+    return used - live
 
 
 def _drop_records(session: Session, entries: NDArray[np.void]) -> None:
     """Count records' bytes as dead, and free the blocks of long ones."""
     long = (entries["flags"] & LONG) > 0
     for stub in read_records(
-        session, entries["block"][long].astype(np.int64), entries["index"][long].astype(np.int64), [False] * int(long.sum())
+        session,
+        entries["block"][long].astype(np.int64),
+        entries["index"][long].astype(np.int64),
+        [False] * int(long.sum()),
     ):
         for number in long_blocks(session, stub)[1]:
             session.free(keys.LONG, number)
@@ -237,7 +241,11 @@ def _free_dead_vectors(session: Session) -> None:
 def _free_dead_records(session: Session) -> None:
     dead = session.dead_bytes(keys.RECORDS)
     for number in np.flatnonzero(session.present(keys.RECORDS) & (dead > 0)).tolist():
-        if dead[number] >= ENTRY_BYTES and number != session.header.tail and dead[number] >= _used(session, number):
+        if (
+            dead[number] >= ENTRY_BYTES
+            and number != session.header.tail
+            and dead[number] >= _used(session, number)
+        ):
             session.free(keys.RECORDS, number)
 
 
@@ -284,7 +292,9 @@ def stored_ids(blocks: Blocks, entries: NDArray[np.void]) -> Ids:
     """The ids at these entries; a text id stays a placeholder, since its mark and hash say all that is needed."""
     text = (entries["flags"] & TEXT) > 0
     marks = entries["mark"].tolist()
-    values: list[str | int] = ["" if is_text else mark for is_text, mark in zip(text.tolist(), marks, strict=True)]
+    values: list[str | int] = [
+        "" if is_text else mark for is_text, mark in zip(text.tolist(), marks, strict=True)
+    ]
     return Ids(values, text, hashes_of(blocks, entries))
 
 

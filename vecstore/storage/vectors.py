@@ -15,8 +15,9 @@ def read_rows(blocks: Blocks, slots: Numbers) -> Bytes:
     width, per_block = blocks.layout.row_bytes, blocks.layout.rows
     numbers, inside = slots // per_block, slots % per_block
     if slots.size == 1:
-        start = int(inside[0]) * width
-        return payload(blocks.block(keys.VECTORS, int(numbers[0])))[start : start + width].reshape(1, width).copy()
+        start = HEAD_BYTES + int(inside[0]) * width
+        row: Bytes = blocks.block(keys.VECTORS, int(numbers[0]))[start : start + width]
+        return row.reshape(1, width).copy()
     distinct, inverse = np.unique(numbers, return_inverse=True)
     rows = blocks.file_rows(keys.VECTORS, distinct)
     if rows is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from vecstore.kernels import dispatch, reference
 
 PAIRS = [(m, d) for m in reference.DENSE_METRICS for d in reference.DENSE_DTYPES]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba.core.caching import FunctionCache
+
 from vecstore.kernels import dispatch
 from vecstore.kernels.cpu import cache
 

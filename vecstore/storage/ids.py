@@ -97,7 +97,9 @@ def _hash_texts(texts: list[str], hashes: Hashes, seed: int) -> None:
 def _key(seed: int, length: int) -> Hashes:
     steps: Hashes = np.arange(1, length + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        return _mix(np.uint64(seed) + steps * np.uint64(0x9E3779B97F4A7C15))
+        steps *= np.uint64(0x9E3779B97F4A7C15)
+        steps += np.uint64(seed)
+    return _mix(steps)
 
 
 def _mix(x: Hashes) -> Hashes:
@@ -105,7 +107,8 @@ def _mix(x: Hashes) -> Hashes:
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        mixed: Hashes = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 # -- reading

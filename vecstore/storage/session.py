@@ -135,7 +135,8 @@ class Session:
 
     def dead_bytes(self, kind: int) -> NDArray[np.int64]:
         words: NDArray[np.uint64] = self._words_of(kind)[: self.header.counts[kind]]
-        return np.bitwise_and(words, _DEAD).astype(np.int64)
+        dead: NDArray[np.int64] = np.bitwise_and(words, _DEAD).astype(np.int64)
+        return dead
 
     def add_dead_bytes(self, kind: int, number: int, amount: int) -> None:
         word = int(self._words_of(kind)[number])

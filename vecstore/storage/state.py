@@ -120,7 +120,8 @@ class State:
 
     def addresses(self, kind: int, numbers: Numbers) -> NDArray[np.uint64]:
         addresses: NDArray[np.uint64] = self._offsets(kind, numbers).astype(np.uint64)
-        return addresses + np.uint64(self._scanned.address)
+        addresses += np.uint64(self._scanned.address)
+        return addresses
 
     def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
         return self._mapping.bytes, self._offsets(kind, numbers)

@@ -17,7 +17,8 @@ def read_rows(blocks: Blocks, slots: Numbers) -> Bytes:
     if slots.size == 1:
         start = HEAD_BYTES + int(inside[0]) * width
         row: Bytes = blocks.block(keys.VECTORS, int(numbers[0]))[start : start + width]
-        return row.reshape(1, width).copy()
+        one: Bytes = row.reshape(1, width).copy()
+        return one
     distinct, inverse = np.unique(numbers, return_inverse=True)
     rows = blocks.file_rows(keys.VECTORS, distinct)
     if rows is not None:

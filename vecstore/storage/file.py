@@ -90,6 +90,8 @@ class File:
         self._fd = self._lock_fd = -1
         self._locked, self._lock_refused = True, False
         self._gone: str | None = None
+        # LMDB gave up on its environment after a failed write; it must be opened anew.
+        self._panicked = False
         self._in_session = False
         self._left: list[tuple[Any, int]] = []
         self._environment: Any = None
@@ -139,12 +141,15 @@ class File:
             self.handles -= 1
             if self.handles > 0:
                 return
-            if _open_files.get(self._identity) is self:
-                del _open_files[self._identity]
-            if self._pid != os.getpid():
-                return
-            if self._active == 0:
-                self._close()
+            self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        """Close once no collection and no snapshot is left; until then, opening the path joins this file."""
+        if self.handles > 0 or self._active > 0 or self._pid != os.getpid():
+            return
+        if _open_files.get(self._identity) is self:
+            del _open_files[self._identity]
+        self._close()
 
     def _open(self) -> None:
         self._fd = platform.open_shared(self.path)
@@ -232,52 +237,65 @@ class File:
     def _reopen(self) -> None:
         """Begin again: the file was replaced by a compacted copy, or LMDB wants it after a failure.
 
+        Both locks are held, the registry's taken first.
+
         An environment must not be closed while another one in this process uses the same lock file:
         closing drops the process's locks on it. So where a snapshot is still out, the old environment
         stays open until none is.
         """
-        with _registry:
-            _open_files.pop(self._identity, None)
+        _open_files.pop(self._identity, None)
         if self._active == 0:
             self._close()
         else:
             self._left.append((self._environment, self._fd))
             self._environment, self._fd, self._state, self._maps = None, -1, None, None
-        self.checked, self.tree_checked = Checked(), False
+        self.checked, self.tree_checked, self._panicked = Checked(), False, False
         self._open()
-        with _registry:
-            _open_files[self._identity] = self
+        _open_files[self._identity] = self
 
     # -- reading
 
     def snapshot(self) -> Snapshot:
         """The newest committed state, of whichever process."""
         self.check_process()
-        with self.lock:
-            self._check_open()
-            if self._active == 0 and (self._left or (not self._locked and self._wants_lock())):
-                self._reopen()
-            for _ in range(1000):
-                transaction = self._begin()
-                try:
-                    if self._replaced():
-                        transaction.abort()
-                        del transaction
-                        self._reopen()
-                        continue
-                    state = self._state_of(transaction.id())
-                except BaseException:
-                    transaction.abort()
-                    raise
-                if state is not None:
-                    self._active += 1
-                    snapshot = Snapshot(self, transaction, state)
-                    self._snapshots.add(snapshot)
-                    return snapshot
-                transaction.abort()
-            raise CorruptionError(
-                f"{self.path}: its meta pages don't name the state that LMDB does; restore a backup"
-            )
+        for _ in range(1000):
+            with self.lock:
+                self._check_open()
+                if self._active > 0 or not self._wants_reopening():
+                    snapshot = self._try_snapshot()
+                    if snapshot is not None:
+                        return snapshot
+            with _registry, self.lock:
+                if self._is_outdated():
+                    self._reopen()
+        raise CorruptionError(
+            f"{self.path}: its meta pages don't name the state that LMDB does; restore a backup"
+        )
+
+    def _is_outdated(self) -> bool:
+        """Whether the environment must be opened anew before the next read."""
+        self._check_open()
+        return self._replaced() or (self._active == 0 and self._wants_reopening())
+
+    def _wants_reopening(self) -> bool:
+        """What waits for the moment when no snapshot of this process is out."""
+        return bool(self._left) or self._panicked or (not self._locked and self._wants_lock())
+
+    def _try_snapshot(self) -> Snapshot | None:
+        """None if the file was replaced, or two commits have raced past."""
+        transaction = self._begin()
+        try:
+            state = None if self._replaced() else self._state_of(transaction.id())
+        except BaseException:
+            transaction.abort()
+            raise
+        if state is None:
+            transaction.abort()
+            return None
+        self._active += 1
+        snapshot = Snapshot(self, transaction, state)
+        self._snapshots.add(snapshot)
+        return snapshot
 
     def _begin(self) -> Any:
         with translated(self.path, "reading"):
@@ -302,8 +320,9 @@ class File:
             transaction.abort()
             del transaction
             self._active -= 1
-            if self._active == 0 and self.handles <= 0:
-                self._close()
+        if self.handles <= 0:
+            with _registry, self.lock:
+                self._close_if_unused()
         return steady
 
     def _abandon(self, reason: str) -> NoReturn:
@@ -414,7 +433,7 @@ class File:
     def _lock_current(self, timeout: float | None) -> int:
         """Lock the file that the path names now; a compaction may have replaced it while we waited."""
         while True:
-            with self.lock:
+            with _registry, self.lock:
                 self._check_open()
                 if self._replaced():
                     self._reopen()
@@ -449,9 +468,8 @@ class File:
                 self._grow_map(0)
                 return self._environment.begin(write=True)
             except lmdb.PanicError:
-                with self.lock:
-                    self._reopen()
-                return self._environment.begin(write=True)
+                self._panicked = True
+                raise
 
     def grow_map(self) -> None:
         """Double LMDB's map; only Windows and tight address spaces need it."""
@@ -472,7 +490,7 @@ class File:
 
     def take(self, temporary: str) -> None:
         """Put a finished file in this one's place, and go on with it."""
-        with self.lock, translated(self.path, "putting the copy in place"):
+        with _registry, self.lock, translated(self.path, "putting the copy in place"):
             if platform.WINDOWS:
                 # An open file cannot be replaced there, neither ours nor another process's.
                 if self._active:

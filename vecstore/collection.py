@@ -485,8 +485,12 @@ class Collection:
     def __iter__(self) -> Iterator[Record]:
         return self.scan()
 
-    def scan(self, where: Any = None, batch_size: int = 1000, vectors: bool = True) -> Iterator[Record]:
+    def scan(
+        self, where: Any = None, batch_size: int = 1000, vectors: bool = True, *, skip_damaged: bool = False
+    ) -> Iterator[Record]:
         """All records that match, one by one, from one steady snapshot; writers are not blocked.
+
+        ``skip_damaged`` passes over records that cannot be read any more, to save the others.
 
         >>> import vecstore
         >>> with vecstore.open("s.vec", dim=2) as s:
@@ -497,15 +501,29 @@ class Collection:
         size = inputs.check_k(batch_size, "batch_size")
         filter_ = None if where is None else parse(where)
         self._check_open()
-        return self._scan(filter_, size, vectors)
+        found = self._scan(filter_, size, vectors, skip_damaged)
+        # A transaction's state changes under an iterator, so there the whole answer is taken at once.
+        return iter(list(found)) if self._in_transaction() else found
 
-    def _scan(self, filter_: Where | None, size: int, vectors: bool) -> Iterator[Record]:
+    def _scan(self, filter_: Where | None, size: int, vectors: bool, skip_damaged: bool) -> Iterator[Record]:
         with self._view() as blocks:
             slots = store.live_slots(blocks)
+            if skip_damaged:
+                yield from self._readable(blocks, slots, filter_, vectors)
+                return
             if filter_ is not None:
                 slots = slots[self._matching(blocks, filter_)[slots]]
             for part in store.batches(slots, size):
                 yield from self._records(blocks, part, vectors=vectors)
+
+    def _readable(
+        self, blocks: Blocks, slots: Numbers, filter_: Where | None, vectors: bool
+    ) -> Iterator[Record]:
+        for part in store.batches(slots, 1):
+            with contextlib.suppress(CorruptionError):
+                for record in self._records(blocks, part, vectors=vectors):
+                    if filter_ is None or filter_.matches(record.metadata):
+                        yield record
 
     def search(
         self,

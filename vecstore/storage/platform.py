@@ -187,7 +187,9 @@ def publish_new(temporary: str, path: str) -> None:
             raise FileExistsError(path) from None
         os.rename(temporary, path)
         return
-    os.unlink(temporary)
+    # It has its name; a second one that stays is cleared by whoever writes beside it next.
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
 
 
 def resident_bytes() -> int | None:

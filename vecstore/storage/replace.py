@@ -191,8 +191,13 @@ def _temporary(path: str) -> Iterator[str]:
 
 
 def _clear_leftovers(folder: str, name: str) -> None:
+    path = os.path.join(folder, name)
     for leftover in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(name)}.*.new")):
         with contextlib.suppress(OSError):
+            # Killed between the new name and the end of the old one: the same file, locked while it is written.
+            if os.path.exists(path) and os.path.samefile(leftover, path):
+                os.unlink(leftover)
+                continue
             # One made this second may belong to a process that is about to lock it.
             if time.time() - os.path.getmtime(leftover) < 2:
                 continue

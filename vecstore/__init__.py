@@ -8,7 +8,7 @@
 ['a']
 """
 
-from vecstore.collection import Collection, open
+from vecstore.collection import Collection
 from vecstore.errors import (
     ClosedError,
     CollectionExistsError,
@@ -33,6 +33,7 @@ from vecstore.errors import (
     StorageFullError,
     VecstoreError,
 )
+from vecstore.opening import open
 from vecstore.types import Hit, Hits, HitsBatch, Record, VerifyReport
 
 __version__ = "0.1.0"

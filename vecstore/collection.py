@@ -15,32 +15,22 @@ from numpy.typing import NDArray
 
 from vecstore import inputs
 from vecstore.config import (
-    DEFAULT_DTYPE,
     DEFAULT_K,
-    DEFAULT_METRIC,
-    LOCK_TIMEOUT,
     STAGE_BYTES,
     Settings,
-    check_settings,
-    parse_memory,
 )
 from vecstore.errors import (
     ClosedError,
-    CollectionExistsError,
-    CollectionNotFoundError,
     CorruptionError,
-    DeviceError,
     DimensionError,
     DuplicateIdError,
     InvalidArgumentError,
     InvalidIdError,
-    NotACollectionError,
     RecordNotFoundError,
-    SettingsMismatchError,
     StorageError,
     StorageFullError,
 )
-from vecstore.query import exact
+from vecstore.query import answers, exact
 from vecstore.query.fields import Fields
 from vecstore.query.where import Where, parse
 from vecstore.report import plan, progress_line, stats
@@ -53,106 +43,7 @@ from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
 from vecstore.storage.verify import verify
-from vecstore.types import Hit, Hits, HitsBatch, Id, Record, VerifyReport
-
-_DTYPES = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "uint8": np.uint8,
-    "int8": np.int8,
-    "binary": np.uint8,
-}
-
-
-def open(
-    path: str | os.PathLike[str],
-    *,
-    dim: int | None = None,
-    metric: str | None = None,
-    dtype: str | None = None,
-    mode: str = "a",
-    memory: str | int | None = None,
-    durability: str = "full",
-    device: str = "auto",
-    threads: int | None = None,
-    timeout: float | None = LOCK_TIMEOUT,
-) -> Collection:
-    """Open a collection, or create one.
-
-    A new collection needs ``dim``; ``metric`` is "cosine" and ``dtype`` "float32" unless told. An existing
-    one brings its settings, and an argument that contradicts them raises. ``mode`` is "a" to read and write,
-    "x" to create only, "r" to read only. ``timeout`` is how many seconds a write waits for another writer;
-    None waits for ever.
-
-    >>> import vecstore
-    >>> with vecstore.open("shoes.vec", dim=2, metric="l2") as shoes:
-    ...     len(shoes)
-    0
-    """
-    if mode not in ("a", "x", "r"):
-        raise InvalidArgumentError(f'mode must be "a", "x" or "r", not {mode!r}')
-    if durability not in ("full", "none"):
-        raise InvalidArgumentError(f'durability must be "full" or "none", not {durability!r}')
-    if device not in ("auto", "cpu", "cuda"):
-        raise InvalidArgumentError(f'device must be "auto", "cpu" or "cuda", not {device!r}')
-    if device == "cuda":
-        raise DeviceError('this version has no CUDA kernels: open with device="auto" or "cpu"')
-    budget = parse_memory(memory)
-    workers = exact.available_threads() if threads is None else inputs.check_k(threads, "threads")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
-        raise InvalidArgumentError(f"timeout must be a number of seconds from 0, or None, not {timeout!r}")
-    try:
-        name = os.path.abspath(os.fsdecode(path))
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"path must be a path, not {path!r}") from None
-    if os.path.isdir(name):
-        raise NotACollectionError(f"{name} is a folder, and a collection is one file: name a file in it")
-    if mode == "r" or (os.path.exists(name) and mode == "a"):
-        settings = None
-    else:
-        settings = _create(name, dim, metric, dtype, mode)
-    file = File.share(name, writable=mode != "r", durable=durability == "full")
-    collection = Collection(file, writable=mode != "r", threads=workers, memory=budget, timeout=timeout)
-    try:
-        if settings is None or mode == "a":
-            _check_agreement(name, collection.settings, dim, metric, dtype)
-    except BaseException:
-        collection.close()
-        raise
-    return collection
-
-
-def _create(name: str, dim: int | None, metric: str | None, dtype: str | None, mode: str) -> Settings:
-    if mode == "x" and os.path.lexists(name):
-        raise CollectionExistsError(f'{name} exists; open it with mode="a", or choose another path')
-    if dim is None:
-        raise CollectionNotFoundError(f"{name} does not exist; pass dim=… to create it")
-    if dtype is None:
-        dtype = "binary" if metric in ("hamming", "jaccard") else DEFAULT_DTYPE
-    if metric is None:
-        metric = "hamming" if dtype == "binary" else DEFAULT_METRIC
-    settings = check_settings(dim, metric, dtype)
-    try:
-        replace.create(name, settings)
-    except CollectionExistsError:
-        if mode == "x":
-            raise
-    return settings
-
-
-def _check_agreement(
-    name: str, found: Settings, dim: int | None, metric: str | None, dtype: str | None
-) -> None:
-    for argument, asked, has in (
-        ("dim", dim, found.dim),
-        ("metric", metric, found.metric),
-        ("dtype", dtype, found.dtype),
-    ):
-        if asked is not None and asked != has:
-            raise SettingsMismatchError(
-                f"{name} has {argument}={has!r}, and {argument}={asked!r} was asked for: leave the argument out, "
-                "or create another file"
-            )
+from vecstore.types import HitsBatch, Id, Record, VerifyReport
 
 
 class Collection:
@@ -270,7 +161,7 @@ class Collection:
         values = inputs.check_ids(ids, unique=True)
         changes = inputs.check_metadata(metadata, len(values), single=single)
         with self._writing() as session:
-            slots = self._slots_of(session, values)
+            slots = answers.slots_of(session, values)
             records = store.read_stored(session, read_slots(session, slots))
             merged = [
                 {
@@ -452,7 +343,7 @@ class Collection:
         """
         values = inputs.check_ids(ids)
         with self._view() as blocks:
-            found = self._get(blocks, values)
+            found = answers.get(blocks, values)
         return found[0] if inputs.is_single(ids) else found
 
     def __getitem__(self, id_: Id) -> Record:
@@ -509,21 +400,12 @@ class Collection:
         with self._view() as blocks:
             slots = store.live_slots(blocks)
             if skip_damaged:
-                yield from self._readable(blocks, slots, filter_, vectors)
+                yield from answers.readable(blocks, slots, filter_, vectors)
                 return
             if filter_ is not None:
                 slots = slots[self._matching(blocks, filter_)[slots]]
             for part in store.batches(slots, size):
-                yield from self._records(blocks, part, vectors=vectors)
-
-    def _readable(
-        self, blocks: Blocks, slots: Numbers, filter_: Where | None, vectors: bool
-    ) -> Iterator[Record]:
-        for part in store.batches(slots, 1):
-            with contextlib.suppress(CorruptionError):
-                for record in self._records(blocks, part, vectors=vectors):
-                    if filter_ is None or filter_.matches(record.metadata):
-                        yield record
+                yield from answers.records_of(blocks, part, vectors=vectors)
 
     def search(
         self,
@@ -552,7 +434,7 @@ class Collection:
         """
         if (query is None) == (id is None):
             raise InvalidArgumentError("search needs a vector, or id=… of a record: one of the two")
-        limit = _checked_limits(k, radius, recall, search_list)
+        limit = inputs.check_limits(k, radius, recall, search_list)
         workers = self._threads if threads is None else inputs.check_k(threads, "threads")
         filter_ = None if where is None else parse(where)
         with self._view() as blocks:
@@ -560,20 +442,13 @@ class Collection:
             if id is not None:
                 single = inputs.is_single(id)
                 values = inputs.check_ids(id)
-                rows = (
-                    read_rows(blocks, self._slots_of(blocks, values))
-                    if values
-                    else np.zeros((0, self._settings.row_bytes), np.uint8)
-                )
-                queries: NDArray[Any] = (
-                    rows if self.dtype == "binary" else self._decoded(rows).astype(np.float32)
-                )
+                queries = answers.queries_of(blocks, answers.slots_of(blocks, values))
                 own = list(values)
             else:
                 queries, single = inputs.check_queries(query, self._settings)
                 own = [None] * len(queries)
             found = self._search(blocks, queries, own, limit, radius, filter_, workers)
-            rows_of_hits = self._hits(blocks, found)
+            rows_of_hits = answers.hits_of(blocks, found)
         if single:
             return rows_of_hits[0]
         widest = max(map(len, rows_of_hits), default=0)
@@ -623,55 +498,10 @@ class Collection:
             found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, slots.tolist(), strict=True)]
         return found if k is None else [(slots[:k], distances[:k]) for slots, distances in found]
 
-    def _hits(self, blocks: Blocks, found: list[exact.Found]) -> list[Hits]:
-        slots = np.concatenate([slots for slots, _ in found]) if found else np.zeros(0, dtype=np.int64)
-        records = iter(store.read_stored(blocks, read_slots(blocks, slots)))
-        return [
-            Hits(
-                [
-                    Hit(stored.id, distance, stored.metadata)
-                    for distance, stored in zip(distances.tolist(), records, strict=False)
-                ]
-            )
-            for _, distances in found
-        ]
-
     def _matching(self, blocks: Blocks, filter_: Where) -> NDArray[np.bool_]:
         if filter_.everything:
             return np.ones(blocks.header.slots, dtype=bool)
         return self._fields.matching(blocks, filter_)
-
-    def _slots_of(self, blocks: Blocks, values: list[Id]) -> Numbers:
-        slots = store.find(blocks, hash_ids(values, blocks.header.seed))
-        if (slots < 0).any():
-            raise RecordNotFoundError(
-                f"no record has the id {values[int(np.argmin(slots))]!r}; nothing was done"
-            )
-        return slots
-
-    def _get(self, blocks: Blocks, values: list[Id]) -> list[Record | None]:
-        batch = hash_ids(values, blocks.header.seed)
-        slots = store.find(blocks, batch, verify=False)
-        places = np.flatnonzero(slots >= 0)
-        records = self._records(blocks, slots[places])
-        if any(record.id != values[place] for place, record in zip(places.tolist(), records, strict=True)):
-            slots = store.find(blocks, batch)
-            places = np.flatnonzero(slots >= 0)
-            records = self._records(blocks, slots[places])
-        found: list[Record | None] = [None] * len(values)
-        for place, record in zip(places.tolist(), records, strict=True):
-            found[place] = record
-        return found
-
-    def _records(self, blocks: Blocks, slots: Numbers, *, vectors: bool = True) -> list[Record]:
-        if not slots.size:
-            return []
-        stored = store.read_stored(blocks, read_slots(blocks, slots))
-        rows: Iterable[Any] = self._decoded(read_rows(blocks, slots)) if vectors else [None] * slots.size
-        return [Record(item.id, row, item.metadata) for item, row in zip(stored, rows, strict=True)]
-
-    def _decoded(self, rows: NDArray[np.uint8]) -> NDArray[Any]:
-        return np.ascontiguousarray(rows).view(_DTYPES[self.dtype])
 
     @contextlib.contextmanager
     def _view(self) -> Iterator[Blocks]:
@@ -721,7 +551,7 @@ class Collection:
         ...     x.explain([1, 0])["plan"]
         'scan'
         """
-        limit = _checked_limits(k, radius, None, None)
+        limit = inputs.check_limits(k, radius, None, None)
         start = time.perf_counter()
         filter_ = None if where is None else parse(where)
         queries, _ = inputs.check_queries(query, self._settings)
@@ -737,7 +567,7 @@ class Collection:
             )
             stages["scan"] = time.perf_counter() - start
             start = time.perf_counter()
-            hits = self._hits(blocks, found)
+            hits = answers.hits_of(blocks, found)
             stages["records"] = time.perf_counter() - start
             return plan(blocks, mask, len(queries), sum(map(len, hits)), stages)
 
@@ -756,8 +586,7 @@ class Collection:
             if not slots.size:
                 return 1.0
             slots = np.random.default_rng(0).permutation(slots)[:count]
-            rows = read_rows(blocks, slots)
-        queries: NDArray[Any] = rows if self.dtype == "binary" else self._decoded(rows).astype(np.float32)
+            queries = answers.queries_of(blocks, slots)
         truth = self.search(queries, k, exact=True)
         found = self.search(queries, k)
         shares = [
@@ -832,20 +661,3 @@ class Collection:
             raise InvalidArgumentError("a backup needs another path than the collection's own")
         with self._file.snapshot() as state, translated(target, "writing the backup"):
             replace.copy(state, target, overwrite=overwrite)
-
-
-def _checked_limits(
-    k: int | None, radius: float | None, recall: float | None, search_list: int | None
-) -> int | None:
-    """k, or None where only the radius limits."""
-    if recall is not None and not (isinstance(recall, (int, float)) and 0 < recall <= 1):
-        raise InvalidArgumentError(f"recall must be above 0 and at most 1, not {recall!r}")
-    if search_list is not None:
-        inputs.check_k(search_list, "search_list")
-    if radius is not None and (
-        isinstance(radius, bool) or not isinstance(radius, (int, float, np.number)) or math.isnan(radius)
-    ):
-        raise InvalidArgumentError(f"radius must be a number, not {radius!r}")
-    if k is None:
-        return None if radius is not None else DEFAULT_K
-    return inputs.check_k(k)

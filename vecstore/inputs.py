@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -11,7 +12,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.config import MAX_ID_BYTES, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Settings
+from vecstore.config import DEFAULT_K, MAX_ID_BYTES, MAX_METADATA_BYTES, MAX_METADATA_DEPTH, Settings
 from vecstore.errors import (
     DimensionError,
     DuplicateIdError,
@@ -239,6 +240,26 @@ def check_k(k: object, name: str = "k") -> int:
     if number < 1:
         raise InvalidArgumentError(f"{name} must be at least 1, not {number}")
     return number
+
+
+# -- what a search asks
+
+
+def check_limits(
+    k: int | None, radius: float | None, recall: float | None, search_list: int | None
+) -> int | None:
+    """k, or None where only the radius limits."""
+    if recall is not None and not (isinstance(recall, (int, float)) and 0 < recall <= 1):
+        raise InvalidArgumentError(f"recall must be above 0 and at most 1, not {recall!r}")
+    if search_list is not None:
+        check_k(search_list, "search_list")
+    if radius is not None and (
+        isinstance(radius, bool) or not isinstance(radius, (int, float, np.number)) or math.isnan(radius)
+    ):
+        raise InvalidArgumentError(f"radius must be a number, not {radius!r}")
+    if k is None:
+        return None if radius is not None else DEFAULT_K
+    return check_k(k)
 
 
 # -- metadata

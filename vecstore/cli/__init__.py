@@ -1,0 +1,80 @@
+"""The command ``vecstore``: thin commands over the library's public names.
+
+Exit status: 0 done, 1 failed (one line on standard error, no traceback), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import vecstore
+from vecstore.cli import ask, care, demo, exports, imports
+from vecstore.cli.output import CommandError, one_line
+
+__all__ = ["main"]
+
+_EXAMPLE = """examples:
+  vecstore demo
+  vecstore import photos.jsonl photos.vec --metric cosine
+  vecstore search photos.vec query.npy -k 5
+  vecstore info photos.vec --json
+
+exit status: 0 done, 1 failed, 2 wrong usage"""
+
+# argparse takes "-0.5,0.25" for an option, unless a space stands before it.
+_NEGATIVE_VECTOR = re.compile(r"-(?:\d|\.\d)[^\s,]*,")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status."""
+    try:
+        options = _parser().parse_args(_spaced(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_output()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (CommandError, vecstore.VecstoreError, OSError, MemoryError) as error:
+        print(f"vecstore: {one_line(error)}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vecstore",
+        description="An embedded, on-disk vector store: one file is one collection.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vecstore {vecstore.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (ask, care, exports, imports, demo):
+        module.add_commands(commands)
+    return parser
+
+
+def _spaced(arguments: Sequence[str]) -> list[str]:
+    return [
+        f" {text}" if _NEGATIVE_VECTOR.match(text) and before != "--id" else text
+        for before, text in zip(["", *arguments], arguments, strict=False)
+    ]
+
+
+def _close_output() -> None:
+    """Nobody reads on: what is still buffered goes nowhere, so that the exit stays quiet."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

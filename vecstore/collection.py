@@ -28,7 +28,7 @@ from vecstore.errors import (
     InvalidIdError,
     RecordNotFoundError,
     StorageError,
-    StorageFullError,
+    VecstoreError,
 )
 from vecstore.query import answers, exact
 from vecstore.query.fields import Fields
@@ -295,7 +295,7 @@ class Collection:
             assert self._session is not None
             yield self._session
             return
-        with self._file.writing(self._timeout), self._file.sole_session():
+        with self._file.writing(self._timeout):
             session = Session(self._file, self._stage_bytes)
             try:
                 yield session
@@ -316,7 +316,7 @@ class Collection:
 
     def _purge(self) -> None:
         """Keep the share of dead rows and bytes within its bound. The call itself is done and durable."""
-        with contextlib.suppress(StorageFullError, StorageError, CorruptionError):
+        with contextlib.suppress(VecstoreError):
             while True:
                 session = Session(self._file, self._stage_bytes)
                 try:
@@ -541,7 +541,7 @@ class Collection:
             return stats(blocks, self._file, self._fields)
 
     def explain(
-        self, query: Any, k: int = DEFAULT_K, *, where: Any = None, radius: float | None = None
+        self, query: Any, k: int | None = None, *, where: Any = None, radius: float | None = None
     ) -> dict[str, Any]:
         """How a search is done and what it costs: the plan, distances, blocks, and the time of each stage.
 
@@ -590,7 +590,9 @@ class Collection:
         truth = self.search(queries, k, exact=True)
         found = self.search(queries, k)
         shares = [
-            float(np.mean(mine.distances <= true.distances[-1] * (1 + 1e-9) + 1e-12)) if len(true) else 1.0
+            float(np.mean(mine.distances <= true.distances[-1] + 1e-9 * abs(true.distances[-1]) + 1e-12))
+            if len(true)
+            else 1.0
             for mine, true in zip(found, truth, strict=True)
         ]
         return math.fsum(shares) / len(shares)
@@ -620,7 +622,7 @@ class Collection:
         """
         self._check_writable()
         end = None if budget_seconds is None else time.monotonic() + budget_seconds
-        with self._file.writing(self._timeout), self._file.sole_session():
+        with self._file.writing(self._timeout):
             while end is None or time.monotonic() < end:
                 session = Session(self._file, self._stage_bytes)
                 try:
@@ -640,7 +642,7 @@ class Collection:
         True
         """
         self._check_writable()
-        with self._file.writing(self._timeout), self._file.sole_session():
+        with self._file.writing(self._timeout):
             before = os.path.getsize(self.path)
             replace.compact(self._file)
             return before - os.path.getsize(self.path)

@@ -110,6 +110,6 @@ def parse_memory(memory: str | int | None) -> int | None:
     if isinstance(memory, bool) or match is None or match[2].upper() not in _UNITS:
         raise InvalidArgumentError(f'memory must read like "512MB" or "2GiB", not {memory!r}')
     budget = int(float(match[1]) * _UNITS[match[2].upper()])
-    if budget < 16 << 20:
-        raise InvalidArgumentError(f"memory must be 16 MiB at least, not {memory!r}")
+    if budget < 16_000_000:
+        raise InvalidArgumentError(f"memory must be 16 MB at least, not {memory!r}")
     return budget

@@ -34,11 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
     try:
         options = _parser().parse_args(_spaced(sys.argv[1:] if arguments is None else arguments))
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    try:
         status: int = options.run(options)
         sys.stdout.flush()
+    except SystemExit as stop:  # argparse has said what is wrong, or has shown its help
+        return stop.code if isinstance(stop.code, int) else 2
     except BrokenPipeError:
         _close_output()
         return 1

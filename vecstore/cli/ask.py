@@ -41,9 +41,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--radius", type=float, metavar="DISTANCE", help="everything within this distance")
     parser.add_argument("--where", metavar="JSON", help="only records whose metadata match")
     parser.add_argument("--ids-only", action="store_true", help="ids alone, one a line, nearest first")
-    parser.add_argument(
-        "-0", "--null", action="store_true", help="with --ids-only: end ids with NUL, for xargs -0"
-    )
+    parser.add_argument("--null", action="store_true", help="with --ids-only: end ids with NUL, for xargs -0")
 
 
 def search(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _shown(key: str, value: Any) -> str:
     if value is None:
-        return "–"
+        return "none"
     if key.endswith("_bytes"):
         return megabytes(value)
     if key.endswith("_seconds"):
@@ -64,9 +64,9 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown('', item)}" for name, item in value.items()) or "–"
+        return ", ".join(f"{name} {_shown('', item)}" for name, item in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "–"
+        return ", ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
 

@@ -99,6 +99,8 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
     """All candidates of each query within a distance."""
     settings = blocks.header.settings
     prepared = reference.prepare_query(settings.metric, queries)
+    if radius < 0 and settings.metric != "ip":
+        return [_nothing() for _ in queries]
     limit = float(reference.internal(settings.metric, radius))
     count = int(np.count_nonzero(mask))
     # The rounding of a long product has no bound that is useful here, so ip is compared in float64 alone.

@@ -22,6 +22,8 @@ _BATCH = 20_000
 class _Kept:
     column: Column
     words: NDArray[np.uint64]
+    # Which slots the column has read since their words: one that was dead then may be live in an older state.
+    known: NDArray[np.bool_]
 
 
 class Fields:
@@ -64,17 +66,20 @@ class Fields:
         for field in fields:
             kept = self._kept.get(field)
             if kept is None:
-                kept = self._kept[field] = _Kept(Column(size), np.zeros(0, dtype=np.uint64))
+                kept = self._kept[field] = _Kept(Column(size), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=bool))
             if kept.column.size < size:
                 kept.column.resize(size)
             common = min(words.size, kept.words.size)
             changed = np.ones(words.size, dtype=bool)
             changed[:common] = words[:common] != kept.words[:common]
-            slots = (np.flatnonzero(changed)[:, None] * per_block + np.arange(per_block)).ravel()
-            slots = slots[slots < size]
-            stale[field] = slots[live[slots] > 0]
+            known = np.zeros(words.size * per_block, dtype=bool)
+            both = min(known.size, kept.known.size)
+            known[:both] = kept.known[:both]
+            known.reshape(-1, per_block)[changed] = False
+            stale[field] = np.flatnonzero((live > 0) & ~known[:size])
+            known[stale[field]] = True
             # Until the column holds them, nobody may believe that it does.
-            kept.words = np.zeros(0, dtype=np.uint64)
+            kept.words, kept.known = np.zeros(0, dtype=np.uint64), known
         everything = np.unique(np.concatenate(list(stale.values()))) if stale else np.zeros(0, dtype=np.int64)
         for slots in batches(everything, _BATCH):
             metadata = [stored.metadata for stored in read_stored(state, read_slots(state, slots))]

@@ -172,6 +172,12 @@ def locked_folder(path: str) -> Iterator[None]:
         os.close(fd)
 
 
+def remove_lock_file(path: str) -> None:
+    """Take LMDB's lock file away: the next to open the collection makes a new one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + "-lock")
+
+
 def publish_new(temporary: str, path: str) -> None:
     """Give a finished file its name; FileExistsError if somebody else was first."""
     if WINDOWS:

@@ -214,7 +214,7 @@ def _publish(temporary: str, path: str) -> None:
     with translated(path, "creating it"), platform.locked_folder(os.path.dirname(path)):
         if not os.path.lexists(path):
             with contextlib.suppress(OSError):
-                os.unlink(path + "-lock")
+                platform.remove_lock_file(path)
         try:
             platform.publish_new(temporary, path)
         except FileExistsError:

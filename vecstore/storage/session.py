@@ -46,9 +46,7 @@ class Session:
         self.changed = False
         # Something was deleted or replaced, so a purge may be due.
         self.dropped = False
-        if not file.tree_checked:
-            self._base.pages.check_writable()
-            file.tree_checked = True
+        file.check_tree(self._base)
         if self.header.staged:
             self._drop_leftovers()
 
@@ -215,7 +213,7 @@ class Session:
 
     def _try_to_write(self, blocks: dict[int, Bytes], freed: list[int], header: Header, catalog: bool) -> int:
         with translated(self._file.path, "writing"):
-            transaction = self._file.begin_write()
+            transaction = self._file.begin_write(self._snapshot)
             try:
                 generation = int(transaction.id())
                 for order in sorted(blocks):

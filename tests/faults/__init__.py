@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, power cuts, damaged bytes and failing calls, each with a check of what is left."""

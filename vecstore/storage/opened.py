@@ -1,0 +1,197 @@
+"""One opening of one file: LMDB's environment, our own maps of the same bytes, and the state last read."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lmdb
+
+from vecstore.errors import CorruptionError, NotACollectionError, ReadOnlyError
+from vecstore.storage import keys, platform
+from vecstore.storage.blocks import PAGE_HEAD_BYTES, check, layout
+from vecstore.storage.environment import open_environment, translated
+from vecstore.storage.header import read_header
+from vecstore.storage.pages import META_BYTES, Meta, PageMap, read_meta
+from vecstore.storage.state import Checked, State
+
+Identity = tuple[int, int] | None
+
+
+def identity(path: str) -> Identity:
+    """Which file a path names now; None if none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+class Opened:
+    """Stays with the file it was opened on, whatever the path names later."""
+
+    def __init__(self, path: str, *, writable: bool, durable: bool, private: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self.durable = durable
+        # Snapshots that are out; ``file`` counts them.
+        self.active = 0
+        self.tree_checked = False
+        # LMDB gave up on its environment after a failed write; it must be opened anew.
+        self.panicked = False
+        self.environment: Any = None
+        self.locked = not private and (writable or can_register(path))
+        self._checked = Checked()
+        self._state: State | None = None
+        self._maps: tuple[platform.Mapping, platform.Mapping] | None = None
+        self.fd = platform.open_shared(path)
+        try:
+            status = os.fstat(self.fd)
+            self.identity: Identity = (status.st_dev, status.st_ino)
+            self._refuse_unsound(status.st_size)
+            while True:
+                lock_file = identity(path + "-lock")
+                self.environment = self._environment()
+                self.lock_file = identity(path + "-lock") if self.locked else None
+                if lock_file in (None, self.lock_file) or not self.locked:
+                    break
+                self.environment.close()  # the lock file was exchanged meanwhile: take the new one
+            self._refuse_truncated(status.st_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self.environment is not None:
+            self.environment.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.environment, self.fd = None, -1
+        self._state = self._maps = None
+
+    def _refuse_unsound(self, size: int) -> None:
+        """Check what LMDB will begin with, before LMDB sees it."""
+        if size == 0:
+            raise NotACollectionError(
+                f"{self.path} is empty (0 bytes); delete it to create a collection there"
+            )
+        self.newest_meta()
+
+    def newest_meta(self) -> Meta:
+        try:
+            first = read_meta(read_at(self.fd, 0, META_BYTES), 0)
+            second = read_meta(read_at(self.fd, first.page_bytes, META_BYTES), 1)
+        except NotACollectionError as error:
+            raise NotACollectionError(f"{self.path}: {error}") from None
+        except CorruptionError as error:
+            raise CorruptionError(f"{self.path}: {error}") from None
+        if first.page_bytes != second.page_bytes:
+            raise CorruptionError(f"{self.path}: its two meta pages contradict each other; restore a backup")
+        return max(first, second, key=lambda meta: meta.transaction)
+
+    def _environment(self) -> Any:
+        with translated(self.path, "opening it"):
+            try:
+                environment = self._try_environment()
+            except (lmdb.Error, OSError) as error:
+                if not any(word in str(error) for word in ("Permission", "Read-only", "read-only")):
+                    raise
+                if self.writable:
+                    raise ReadOnlyError(
+                        f'{self.path} cannot be written to; open it with mode="r" to read'
+                    ) from error
+                self.locked = False
+                environment = self._try_environment()
+        if self.locked:
+            environment.reader_check()
+        return environment
+
+    def _try_environment(self) -> Any:
+        return open_environment(self.path, writable=self.writable, locked=self.locked, durable=self.durable)
+
+    def _refuse_truncated(self, size: int) -> None:
+        """A sound file may end before its last page, when that page was never needed; then nothing points there."""
+        newest = self.newest_meta()
+        if size >= (newest.last_page + 1) * newest.page_bytes:
+            return
+        transaction, state = self.begin()
+        try:
+            state.pages.check_writable()
+        finally:
+            transaction.abort()
+
+    def begin(self) -> tuple[Any, State]:
+        """A read transaction, and the state that it keeps from being overwritten."""
+        for _ in range(1000):
+            transaction = self._transaction()
+            try:
+                state = self._state_of(transaction.id())
+            except BaseException:
+                transaction.abort()
+                raise
+            if state is not None:
+                return transaction, state
+            transaction.abort()
+        raise CorruptionError(
+            f"{self.path}: its meta pages don't name the state that LMDB does; restore a backup"
+        )
+
+    def _transaction(self) -> Any:
+        with translated(self.path, "reading"):
+            try:
+                return self.environment.begin()
+            except lmdb.MapResizedError:
+                self.environment.set_mapsize(0)
+            except lmdb.ReadersFullError:
+                self.environment.reader_check()
+            return self.environment.begin()
+
+    def _state_of(self, transaction: int) -> State | None:
+        """The state that this transaction left; None if two commits have raced past and it must be asked anew."""
+        if self._state is not None and self._state.meta.transaction == transaction:
+            return self._state
+        page_bytes = read_meta(read_at(self.fd, 0, META_BYTES), 0).page_bytes
+        place = (transaction & 1) * page_bytes
+        data = read_at(self.fd, place, META_BYTES)
+        if data != read_at(self.fd, place, META_BYTES):
+            return None
+        meta = read_meta(data, transaction & 1)
+        if meta.transaction != transaction:
+            return None
+        size = min(os.fstat(self.fd).st_size, (meta.last_page + 1) * meta.page_bytes)
+        mapping, scanned = self._mappings(size)
+        pages = PageMap(mapping.bytes[:size], meta)
+        place_of_header = pages.find(keys.order(keys.HEADER, 0))
+        if place_of_header is None:
+            raise NotACollectionError(f"{self.path} is an LMDB file, and not a vecstore collection")
+        page, length = place_of_header
+        pages.check_span(page, (length + PAGE_HEAD_BYTES) // meta.page_bytes)
+        start = page * meta.page_bytes + PAGE_HEAD_BYTES
+        block = mapping.bytes[start : start + length]
+        check(block, keys.HEADER, 0, transaction)
+        header = read_header(block, size // meta.page_bytes)
+        sizes = layout(header.settings, meta.page_bytes)
+        self._state = State(header, sizes, meta, pages, mapping, scanned, self._checked)
+        return self._state
+
+    def _mappings(self, size: int) -> tuple[platform.Mapping, platform.Mapping]:
+        """The file mapped twice: for single reads, without reading ahead, and for scans, with it."""
+        if self._maps is None or self._maps[0].length < size:
+            length = os.fstat(self.fd).st_size
+            self._maps = (
+                platform.Mapping(self.fd, length, sequential=False),
+                platform.Mapping(self.fd, length, sequential=True),
+            )
+        return self._maps
+
+
+def can_register(path: str) -> bool:
+    """Whether there is a lock file to register a reader in: mode "r" makes none where a writer left none."""
+    return os.path.exists(path + "-lock") and os.access(path + "-lock", os.W_OK)
+
+
+def read_at(fd: int, place: int, length: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, place)
+    os.lseek(fd, place, os.SEEK_SET)
+    return os.read(fd, length)

@@ -101,7 +101,7 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
     prepared = reference.prepare_query(settings.metric, queries)
     if radius < 0 and settings.metric != "ip":
         return [_nothing() for _ in queries]
-    limit = float(reference.internal(settings.metric, radius))
+    limit = float(reference.internal(settings.metric, float(radius)))
     count = int(np.count_nonzero(mask))
     # The rounding of a long product has no bound that is useful here, so ip is compared in float64 alone.
     if settings.metric == "ip" or count * settings.dim * len(prepared) <= _SMALL:

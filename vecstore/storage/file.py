@@ -107,7 +107,8 @@ class File:
         with _registry:
             known = identity(path)
             if known is None:
-                raise CollectionNotFoundError(f"{path} does not exist; open it with dim=… to create it")
+                hint = 'open it with mode="a" and dim=… to create it'
+                raise CollectionNotFoundError(f"{path} does not exist; {hint}")
             file = _open_files.get(known)
             if file is None or file._pid != os.getpid():
                 file = cls(path, writable=writable, durable=durable)

@@ -110,9 +110,12 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
         if not isinstance(parts, list) or len(parts) > most_blocks:
             raise ValueError("catalog")
         catalog[kind] = [_number(part, 1 << 62) for part in parts]
+    uuid = content["uuid"]
+    if not isinstance(uuid, bytes) or len(uuid) != 16:
+        raise ValueError("uuid")
     header = Header(
         settings=check_settings(content["dim"], metric, dtype),
-        uuid=bytes(content["uuid"]),
+        uuid=uuid,
         seed=_number(content["seed"], (1 << 64) - 1),
         created=float(content["created"]),
         slots=_number(content["slots"], keys.MAX_NUMBER),

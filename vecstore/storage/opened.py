@@ -78,16 +78,26 @@ class Opened:
         self.newest_meta()
 
     def newest_meta(self) -> Meta:
-        try:
-            first = read_meta(read_at(self.fd, 0, META_BYTES), 0)
-            second = read_meta(read_at(self.fd, first.page_bytes, META_BYTES), 1)
-        except NotACollectionError as error:
-            raise NotACollectionError(f"{self.path}: {error}") from None
-        except CorruptionError as error:
-            raise CorruptionError(f"{self.path}: {error}") from None
-        if first.page_bytes != second.page_bytes:
-            raise CorruptionError(f"{self.path}: its two meta pages contradict each other; restore a backup")
-        return max(first, second, key=lambda meta: meta.transaction)
+        """The newer meta page. LMDB writes them in turn, so their transactions are always neighbours."""
+        for _ in range(100):  # another process may commit between the two reads
+            failure: CorruptionError
+            try:
+                first = read_meta(read_at(self.fd, 0, META_BYTES), 0)
+                second = read_meta(read_at(self.fd, first.page_bytes, META_BYTES), 1)
+            except NotACollectionError as error:
+                failure = NotACollectionError(f"{self.path}: {error}")
+                continue
+            except CorruptionError as error:
+                failure = CorruptionError(f"{self.path}: {error}")
+                continue
+            newer = max(first, second, key=lambda meta: meta.transaction)
+            apart = abs(first.transaction - second.transaction)
+            if first.page_bytes == second.page_bytes and (apart == 1 or newer.transaction == 0):
+                return newer
+            failure = CorruptionError(
+                f"{self.path}: its two meta pages contradict each other; restore a backup"
+            )
+        raise failure
 
     def _environment(self) -> Any:
         with translated(self.path, "opening it"):

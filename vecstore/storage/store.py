@@ -190,8 +190,9 @@ def _dead_rows(session: Session) -> Numbers:
     """Dead slots of each block; all of them for one that is absent."""
     per_block, slots = session.layout.rows, session.header.slots
     blocks = -(-slots // per_block)
+    known = live_mask(session)  # before anything of the size that the header claims
     mask = np.zeros(blocks * per_block, dtype=np.uint8)
-    mask[:slots] = live_mask(session)
+    mask[:slots] = known
     used = np.clip(slots - np.arange(blocks) * per_block, 0, per_block)
     live: Numbers = mask.reshape(blocks, per_block).sum(axis=1, dtype=np.int64)
     return used - live

@@ -658,7 +658,7 @@ class Collection:
         [1.0, 0.0]
         """
         self._check_open()
-        target = os.path.abspath(os.fsdecode(path))
+        target = inputs.check_path(path)
         if target == self.path:
             raise InvalidArgumentError("a backup needs another path than the collection's own")
         with self._file.snapshot() as state, translated(target, "writing the backup"):

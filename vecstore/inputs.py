@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -231,6 +232,17 @@ def _check_not_zero(found: NDArray[Any]) -> None:
         raise InvalidVectorError(
             f"vector {int(np.argmin(some))} is all zeros, which has no direction: cosine cannot compare it"
         )
+
+
+def check_path(path: Any) -> str:
+    """The absolute form of a path."""
+    try:
+        name = os.path.abspath(os.fsdecode(path))
+    except (TypeError, ValueError):
+        name = "\0"
+    if "\0" in name:
+        raise InvalidArgumentError(f"path must be a path, not {_short(path)}")
+    return name
 
 
 def check_k(k: object, name: str = "k") -> int:

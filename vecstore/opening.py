@@ -64,10 +64,7 @@ def open(
     workers = exact.available_threads() if threads is None else inputs.check_k(threads, "threads")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
         raise InvalidArgumentError(f"timeout must be a number of seconds from 0, or None, not {timeout!r}")
-    try:
-        name = os.path.abspath(os.fsdecode(path))
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"path must be a path, not {path!r}") from None
+    name = inputs.check_path(path)
     if os.path.isdir(name):
         raise NotACollectionError(f"{name} is a folder, and a collection is one file: name a file in it")
     if mode == "r" or (os.path.exists(name) and mode == "a"):

@@ -83,20 +83,27 @@ def flips(base: Base, count: int, pick: random.Random) -> Iterator[Case]:
         else:
             place = pick.randrange(len(base.data))
         bit = pick.randrange(8)
+        data = flip(base.data, place, bit)
         inside_of = next((b for b in rows if b.start <= place < b.start + b.length), None)
         yield Case(
             f"flip bit {bit} of byte {place} (page {place // PAGE}, byte {place % PAGE})",
             base,
-            flip(base.data, place, bit),
+            data,
+            earlier=turned_back(base, data),
             write=turn % 4 == 0,
             must_name=None if inside_of is None else inside_of.name,
         )
 
 
-def turned_back(data: bytes) -> bool:
+def turned_back(base: Base, data: bytes) -> bool:
     """Whether a meta page looks just like the one of before, whose state is whole: nothing tells this apart."""
-    numbers = [int.from_bytes(data[page * PAGE + META_BYTES - 8 : page * PAGE + META_BYTES], "little") for page in (0, 1)]
-    return abs(numbers[0] - numbers[1]) == 1
+
+    def numbers(of: bytes) -> list[int]:
+        ends = [page * PAGE + META_BYTES for page in (0, 1)]
+        return [int.from_bytes(of[end - 8 : end], "little") for end in ends]
+
+    first, second = numbers(data)
+    return abs(first - second) == 1 and [first, second] != numbers(base.data)
 
 
 def meta_flips(base: Base, step: int) -> Iterator[Case]:
@@ -109,7 +116,7 @@ def meta_flips(base: Base, step: int) -> Iterator[Case]:
             base,
             data,
             write=True,
-            earlier=turned_back(data),
+            earlier=turned_back(base, data),
         )
 
 
@@ -168,7 +175,7 @@ def scatter(base: Base, pick: random.Random) -> Case:
     data = bytearray(base.data)
     for _ in range(pick.choice([1, 2, 4, 8, 16, 32, 64])):
         data[pick.randrange(len(data))] = pick.randrange(256)
-    return Case("scattered bytes", base, bytes(data), write=True)
+    return Case("scattered bytes", base, bytes(data), write=True, earlier=turned_back(base, bytes(data)))
 
 
 def meta_field(base: Base, pick: random.Random) -> Case:
@@ -178,7 +185,7 @@ def meta_field(base: Base, pick: random.Random) -> Case:
         page, inside = pick.randrange(2), pick.randrange(META_BYTES)
         width = pick.choice([1, 2, 4, 8])
         words.append(poke(data, page * PAGE + inside // width * width, width, pick))
-    return Case(f"meta: {'; '.join(words)}", base, bytes(data), write=True, earlier=turned_back(bytes(data)))
+    return Case(f"meta: {'; '.join(words)}", base, bytes(data), write=True, earlier=turned_back(base, bytes(data)))
 
 
 def tree_field(base: Base, pick: random.Random) -> Case:

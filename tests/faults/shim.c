@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OFF, KILL_BEFORE, KILL_HALF, KILL_AFTER, FAIL_ONCE, FAIL_ON, SHORT_ONCE };
+enum { OFF, KILL_BEFORE, KILL_HALF, KILL_AFTER, FAIL_ONCE, FAIL_ON, SHORT_ONCE, LATE_ONCE };
 enum { WRITE = 1, TRUNCATE, SYNC, SYNC_FOLDER, CREATE, LINK, RENAME, UNLINK, MARK };
 
 static int mode, fault_errno, log_fd = -1;
@@ -79,7 +79,7 @@ static int ours_fd(int fd, struct stat *status) {
     return S_ISREG(status->st_mode) ? 1 : 0;
 }
 
-/* 1: fail now with errno set. 2: do half of it. 0: go on. */
+/* 1: fail now with errno set. 2: do half of it. 3: do it, and fail then. 0: go on. */
 static int fault(void) {
     calls++;
     if (mode == OFF || mode == KILL_AFTER) return 0;
@@ -88,6 +88,7 @@ static int fault(void) {
     hits++;
     if (mode == KILL_BEFORE) kill(getpid(), SIGKILL);
     if (mode == KILL_HALF || mode == SHORT_ONCE) return 2;
+    if (mode == LATE_ONCE) return 3;
     errno = fault_errno;
     return 1;
 }
@@ -105,7 +106,10 @@ static ssize_t write_at(int fd, const void *data, size_t length, off_t offset, c
     /* The system copies a page in one go, so half a write ends at a page's border. */
     if (what == 2) length = (size_t)offset % 4096 + length > 4096 ? (offset + length / 2 + 4095) / 4096 * 4096 - offset : 0;
     ssize_t done = length ? syscall(SYS_pwrite64, fd, data, length, offset) : 0;
-    if (what == 2 && mode == SHORT_ONCE && length == 0) { errno = fault_errno; done = -1; }
+    if ((what == 2 && mode == SHORT_ONCE && length == 0) || what == 3) {
+        errno = fault_errno;
+        return -1;
+    }
     if (done > 0) record(WRITE, status->st_ino, (uint64_t)offset, synced_writes(fd), data, (size_t)done);
     after();
     return done;

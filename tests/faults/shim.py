@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-OFF, KILL_BEFORE, KILL_HALF, KILL_AFTER, FAIL_ONCE, FAIL_ON, SHORT_ONCE = range(7)
+OFF, KILL_BEFORE, KILL_HALF, KILL_AFTER, FAIL_ONCE, FAIL_ON, SHORT_ONCE, LATE_ONCE = range(8)
 
 HERE = Path(__file__).parent
 
@@ -37,7 +37,7 @@ def memory_folder() -> str | None:
 
 
 def run(
-    module: str, *arguments: object, preload: bool = True, timeout: float | None = None
+    module: str, *arguments: object, preload: bool = True, stream: bool = False, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run one campaign of this package in a process of its own, under the shim unless told otherwise."""
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
@@ -51,8 +51,9 @@ def run(
             "PYTHONUNBUFFERED": "1",
         }
         command = [sys.executable, "-m", f"faults.{module}", folder, *map(str, arguments)]
+        output = None if stream else subprocess.PIPE
         return subprocess.run(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
+            command, env=environment, text=True, stdout=output, stderr=subprocess.STDOUT, timeout=timeout
         )
 
 

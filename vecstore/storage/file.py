@@ -175,16 +175,26 @@ class File:
         while True:
             with self._lock:
                 now = self._current()
-                if not self._outdated(now):
-                    transaction, state = now.begin()
+                begun = None if self._outdated(now) else self._begin(now)
+                if begun is not None:
+                    transaction, state = begun
                     # Only what is under the path after the transaction began was the newest when it began.
                     if not self._outdated(now):
                         return self._taken(now, transaction, state)
                     transaction.abort()
-                    del transaction, state
+                    del transaction, state, begun
             with _registry, self._lock:
                 if self._outdated(self._current()):
                     self._reopen()
+
+    def _begin(self, now: Opened) -> tuple[Any, State] | None:
+        """A read transaction; None where a failed write left an environment that must be opened anew first."""
+        try:
+            return now.begin()
+        except StorageError:
+            if self._outdated(now):
+                return None
+            raise
 
     def _taken(self, now: Opened, transaction: Any, state: State) -> Snapshot:
         if self._uuid not in (None, state.header.uuid):
@@ -214,9 +224,10 @@ class File:
 
     def _was_steady(self, opened: Opened, state: State) -> bool:
         """Whether every writer knew of this snapshot, or none has written."""
-        if not opened.locked:
-            return opened.newest_meta().transaction == state.meta.transaction
-        return identity(self.path + "-lock") == opened.lock_file or identity(self.path) != opened.identity
+        known = opened.locked and identity(self.path + "-lock") == opened.lock_file
+        if known or identity(self.path) != opened.identity:
+            return True
+        return opened.newest_meta().transaction == state.meta.transaction
 
     def _current(self) -> Opened:
         if self._gone is not None:
@@ -272,7 +283,7 @@ class File:
             if not platform.lock(fd, _QUIET_SECONDS):
                 return False
             if identity(self.path + "-lock") == now.lock_file:
-                platform.remove_lock_file(self.path)
+                platform.renew_lock_file(self.path)
             platform.unlock(fd)
         finally:
             os.close(fd)
@@ -408,7 +419,7 @@ class File:
             return
         with _registry, self._lock, translated(self.path, "putting the copy in place"):
             os.replace(temporary, self.path)
-            platform.remove_lock_file(self.path)
+            platform.renew_lock_file(self.path)
             platform.sync_folder(os.path.dirname(self.path))
             self._reopen()
 

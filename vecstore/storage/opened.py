@@ -82,15 +82,18 @@ class Opened:
         for _ in range(100):  # another process may commit between the two reads
             failure: CorruptionError
             try:
-                first = read_meta(read_at(self.fd, 0, META_BYTES), 0)
-                second = read_meta(read_at(self.fd, first.page_bytes, META_BYTES), 1)
+                data = [read_at(self.fd, 0, META_BYTES)]
+                first = read_meta(data[0], 0, newest=False)
+                data.append(read_at(self.fd, first.page_bytes, META_BYTES))
+                second = read_meta(data[1], 1, newest=False)
+                place = int(second.transaction > first.transaction)
+                newer = read_meta(data[place], place)
             except NotACollectionError as error:
                 failure = NotACollectionError(f"{self.path}: {error}")
                 continue
             except CorruptionError as error:
                 failure = CorruptionError(f"{self.path}: {error}")
                 continue
-            newer = max(first, second, key=lambda meta: meta.transaction)
             apart = abs(first.transaction - second.transaction)
             if first.page_bytes == second.page_bytes and (apart == 1 or newer.transaction == 0):
                 return newer
@@ -154,13 +157,16 @@ class Opened:
                 self.environment.set_mapsize(0)
             except lmdb.ReadersFullError:
                 self.environment.reader_check()
+            except lmdb.PanicError:
+                self.panicked = True
+                raise
             return self.environment.begin()
 
     def _state_of(self, transaction: int) -> State | None:
         """The state that this transaction left; None if two commits have raced past and it must be asked anew."""
         if self._state is not None and self._state.meta.transaction == transaction:
             return self._state
-        page_bytes = read_meta(read_at(self.fd, 0, META_BYTES), 0).page_bytes
+        page_bytes = read_meta(read_at(self.fd, 0, META_BYTES), 0, newest=False).page_bytes
         place = (transaction & 1) * page_bytes
         data = read_at(self.fd, place, META_BYTES)
         if data != read_at(self.fd, place, META_BYTES):

@@ -44,8 +44,12 @@ class Meta:
     free_depth: int
 
 
-def read_meta(data: bytes, page: int) -> Meta:
-    """Read a meta page's first bytes; refuses everything that LMDB's code could trip over."""
+def read_meta(data: bytes, page: int, *, newest: bool = True) -> Meta:
+    """Read a meta page's first bytes; refuses everything that LMDB's code could trip over.
+
+    Of the older of the two pages LMDB follows nothing, and writes over it next. After a failed write it
+    leaves one there that has the new roots under the old number.
+    """
     if len(data) < META_BYTES:
         raise NotACollectionError("the file is too short for a collection")
     number, _, flags, _, _, magic, version, _, _ = _META_HEAD.unpack_from(data)
@@ -58,8 +62,7 @@ def read_meta(data: bytes, page: int) -> Meta:
     last_page, transaction = _TAIL.unpack_from(data, _META_HEAD.size + 2 * _TREE.size)
     page_bytes = free[0]
     sound = (
-        page_bytes in (4096, 8192, 16384, 32768)
-        and free[1] & 0x7F == 0x08  # integer keys; LMDB keeps its environment's flags in the upper bits
+        free[1] & 0x7F == 0x08  # integer keys; LMDB keeps its environment's flags in the upper bits
         and main[1] == 0
         and free[2] <= _MOST_DEPTH
         and main[2] <= _MOST_DEPTH
@@ -67,7 +70,7 @@ def read_meta(data: bytes, page: int) -> Meta:
     )
     for tree in (free, main):
         sound = sound and (tree[7] == _NO_ROOT or 2 <= tree[7] <= last_page)
-    if not sound:
+    if page_bytes not in (4096, 8192, 16384, 32768) or (newest and not sound):
         raise CorruptionError(f"meta page {page} is damaged; restore a backup")
     return Meta(
         page_bytes,

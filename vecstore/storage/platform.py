@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import secrets
 import sys
 import time
 import weakref
@@ -126,7 +127,8 @@ def lock(fd: int, timeout: float | None) -> bool:
         if left <= 0:
             return False
         time.sleep(min(pause, left))
-        pause = min(pause * 1.5, 0.02)
+        # Short enough to catch the gap between two writes of somebody who does nothing else.
+        pause = min(pause * 1.2, 0.002)
     return True
 
 
@@ -172,8 +174,19 @@ def locked_folder(path: str) -> Iterator[None]:
         os.close(fd)
 
 
+def renew_lock_file(path: str) -> None:
+    """Put an empty lock file in the place of LMDB's; whoever opens the collection first fills it.
+
+    It is exchanged and not deleted, so that at no moment a reader finds none to register in.
+    """
+    folder, name = os.path.split(path)
+    fresh = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.new")
+    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
+    os.replace(fresh, path + "-lock")
+
+
 def remove_lock_file(path: str) -> None:
-    """Take LMDB's lock file away: the next to open the collection makes a new one."""
+    """Take away the lock file of a collection that is no more."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + "-lock")
 

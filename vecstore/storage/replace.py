@@ -50,6 +50,7 @@ def copy(state: State, path: str, *, overwrite: bool) -> None:
         if overwrite:
             with translated(path, "putting the copy in place"):
                 os.replace(temporary, path)
+                platform.remove_lock_file(path)  # it speaks of the transactions of what was there
                 platform.sync_folder(os.path.dirname(path))
         else:
             _publish(temporary, path)
@@ -144,11 +145,12 @@ def _renumber(temporary: str, newest: int) -> None:
         opened.flush()
         os.fsync(opened.fileno())
     # The renumbered state's header still has its old generation, and one more commit writes it anew.
-    target = open_environment(temporary, writable=True, locked=False)
-    try:
-        _rewrite_header(target, newest)
-    finally:
-        target.close()
+    with translated(temporary, "finishing the copy"):
+        target = open_environment(temporary, writable=True, locked=False)
+        try:
+            _rewrite_header(target, newest)
+        finally:
+            target.close()
 
 
 def _page_bytes(temporary: str) -> int:

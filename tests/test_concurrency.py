@@ -218,7 +218,7 @@ def test_a_reader_that_stays_keeps_its_snapshot(opened: Any, path: str, start: S
         rest = list(records)
         assert [r.id for r in (first, *rest)] == list(range(3000))
         assert all(r.metadata == {"v": 0} and (r.vector == 1).all() for r in rest)
-        assert len(c) == 63_000 and c[2000].metadata == {"v": 9}
+        assert len(c) == 63_000 and c[2001].metadata == {"v": 9}
         print("done")
     """
     readers = [start(program, path) for _ in range(2)]

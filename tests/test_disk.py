@@ -36,17 +36,23 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
+def fill(collection, rows):
+    """Add rows until the disk is full; gives how many it took."""
+    for start in range(0, 10_000, len(rows)):
+        try:
+            collection.add(range(start, start + len(rows)), rows * (start + 1))
+        except vecstore.StorageFullError as error:
+            assert start and "disk is full" in str(error)
+            return start
+    raise AssertionError("the disk was never full")
+
+
 def test_a_full_disk(small_disk):
     path, filler = small_disk / "full.vec", small_disk / "filler"
     filler.write_bytes(bytes(1 << 20))
     rows = np.ones((20, 1000), dtype=np.float32)
     with vecstore.open(path, dim=1000, metric="l2") as collection:
-        added = 0
-        with pytest.raises(vecstore.StorageFullError, match="disk is full"):
-            for start in range(0, 10_000, 20):
-                collection.add(range(start, start + 20), rows * (start + 1))
-                added = start + 20
-        assert added
+        added = fill(collection, rows)
         for _ in range(3):
             with pytest.raises(vecstore.StorageFullError):
                 collection.add(range(added, added + 300), np.ones((300, 1000), dtype=np.float32))

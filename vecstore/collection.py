@@ -113,7 +113,14 @@ class Collection:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. A second call does nothing."""
+        """Let go of the file. A second call does nothing.
+
+        >>> import vecstore
+        >>> shut = vecstore.open("shut.vec", dim=2)
+        >>> shut.close()
+        >>> shut
+        Collection('...shut.vec', closed)
+        """
         if not self._closed:
             self._closed = True
             self._file.leave()

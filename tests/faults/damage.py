@@ -20,7 +20,8 @@ from vecstore.storage.blocks import HEAD_BYTES, PAGE_HEAD_BYTES, seal
 from vecstore.storage.pages import META_BYTES, PageMap, read_meta
 
 PAGE = 4096
-WILD = [0, 1, 2, 7, 0x7F, 0xFF, 0x100, 0xFFFF, 0x10000, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]  # fmt: skip
+WILD = [0, 1, 2, 7, 0x7F, 0xFF, 0x100, 0xFFFF, 0x10000, 1 << 24, 1 << 40]
+WILD += [(1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1]
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def lie_in_header(content: np.ndarray, pick: random.Random) -> str:
     odd = [None, -1, 0, 1, 2, 3, 31, 32, 33, 64, 1000, 65_536, 10**6, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 63, 1.5, float("nan"),
            "", "l2", "binary", "float16", "hamming", b"", [], {}, [[]], True, [1 << 61] * 3]  # fmt: skip
     new = pick.choice(odd)
-    if isinstance(fields[name], dict) and pick.random() < 0.8:
+    if isinstance(fields[name], dict) and fields[name] and pick.random() < 0.8:
         kind = pick.choice(sorted(fields[name]))
         if isinstance(fields[name][kind], list) and pick.random() < 0.5:
             new = [pick.choice([0, 1, 5, 1 << 62]) for _ in range(pick.randrange(40))]

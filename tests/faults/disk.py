@@ -28,7 +28,9 @@ TYPES = {
     errno.EIO: vecstore.StorageError,
 }
 # Every kind of call once, and enough deletions that blocks are freed and used again.
-KINDS = ["add", "add_one", "upsert", "update", "long", "delete", "transaction", "compact", "add", "backup", "delete", "add", "compact", "delete_where"]  # fmt: skip
+KINDS = (
+    "add add_one upsert update long delete transaction compact add backup delete add compact delete_where"
+).split()
 BIG = ["add", "add", "delete", "upsert", "compact"]
 
 

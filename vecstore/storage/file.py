@@ -28,7 +28,7 @@ from vecstore.errors import (
 )
 from vecstore.storage import platform
 from vecstore.storage.environment import translated
-from vecstore.storage.opened import Identity, Opened, can_register, identity
+from vecstore.storage.opened import Identity, Opened, can_register, forget_in_child, identity
 from vecstore.storage.state import State
 
 # Taken before a file's own lock, wherever both are.
@@ -139,6 +139,8 @@ class File:
 
     def leave(self) -> None:
         """One collection fewer uses the file; the last one closes it."""
+        if os.getpid() != self._pid:
+            return  # a thread that the fork left behind may hold these locks for ever
         with _registry, self._lock:
             self.handles -= 1
             self._close_if_unused()
@@ -199,6 +201,8 @@ class File:
     def _taken(self, now: Opened, transaction: Any, state: State) -> Snapshot:
         if self._uuid not in (None, state.header.uuid):
             transaction.abort()
+            now.close()
+            self._now = None
             self._abandon(f"{self.path} was replaced by another collection; open it again")
         self._uuid = state.header.uuid
         now.active += 1
@@ -252,7 +256,8 @@ class File:
     def _reopen(self) -> None:
         """Open what the path names now. Both locks are held."""
         now = self._current()
-        if now.active and not self._shares_no_lock_file(now):
+        apart = self._shares_no_lock_file(now)
+        if now.active and not apart:
             raise LockedError(
                 f"{self.path}: it was replaced, and this process still reads the file from before; "
                 "finish or close the iterators over it, and call again"
@@ -273,7 +278,11 @@ class File:
         _open_files[self._now.identity] = self
 
     def _shares_no_lock_file(self, now: Opened) -> bool:
-        """A compaction that was killed between its two last steps leaves the old lock file: take the second step."""
+        """See to it that the file now under the path does not have the former one's lock file.
+
+        A compaction that was killed between its two last steps leaves that, and so does a user who puts a
+        backup in place: it speaks of the former file's transactions.
+        """
         if not now.locked or identity(self.path + "-lock") != now.lock_file:
             return True
         if not self.writable or identity(self.path) == now.identity:
@@ -312,7 +321,9 @@ class File:
 
     def readers(self) -> int:
         """How many reads are under way, in all processes."""
-        return int(self._current().environment.info()["num_readers"])
+        # LMDB counts slots; one that is free, or was a read that ended, shows "-" for its transaction.
+        lines = self._current().environment.readers().splitlines()[1:]
+        return sum(not line.rstrip().endswith("-") for line in lines)
 
     # -- writing
 
@@ -380,10 +391,12 @@ class File:
 
     def begin_write(self, snapshot: Snapshot) -> Any:
         """A write transaction on the file that this snapshot is of; the snapshot keeps it open."""
+        self.check_process()
         now = self._current()
         if now is not snapshot.opened:
             raise LockedError(f"{self.path} was replaced while it was written to; nothing was written, call again")
         with translated(self.path, "beginning to write"):
+            now.clear_dead_readers()
             try:
                 return now.environment.begin(write=True)
             except lmdb.MapResizedError:
@@ -438,16 +451,15 @@ class File:
 
 def _forget_in_child() -> None:
     """A forked child must neither use nor keep its parent's files: a lock goes with its last descriptor."""
+    global _registry
     for file in set(_open_files.values()):
-        openings = [*file._former, *([file._now] if file._now is not None else [])]
-        for fd in (file._lock_fd, *(opened.fd for opened in openings)):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+        if file._lock_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(file._lock_fd)
         file._lock_fd = -1
-        for opened in openings:
-            opened.fd = -1
+    forget_in_child()
     _open_files.clear()
+    _registry = threading.RLock()  # a thread that the fork left behind may have held the old one
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import time
+import weakref
 from typing import Any
 
 import lmdb
+
+try:
+    from lmdb import _envid
+except ImportError:  # other releases have other ways
+    _envid = None
 
 from vecstore.errors import CorruptionError, NotACollectionError, ReadOnlyError
 from vecstore.storage import keys, platform
@@ -27,6 +36,12 @@ def identity(path: str) -> Identity:
     return status.st_dev, status.st_ino
 
 
+_alive: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+# How often a writer looks for readers that were killed: their snapshots would keep pages from being reused.
+_READER_CHECK_SECONDS = 1.0
+
+
 class Opened:
     """Stays with the file it was opened on, whatever the path names later."""
 
@@ -44,7 +59,9 @@ class Opened:
         self._checked = Checked()
         self._state: State | None = None
         self._maps: tuple[platform.Mapping, platform.Mapping] | None = None
+        self._readers_checked = time.monotonic()
         self.fd = platform.open_shared(path)
+        _alive.add(self)
         try:
             status = os.fstat(self.fd)
             self.identity: Identity = (status.st_dev, status.st_ino)
@@ -133,6 +150,12 @@ class Opened:
         finally:
             transaction.abort()
 
+    def clear_dead_readers(self) -> None:
+        now = time.monotonic()
+        if self.locked and now - self._readers_checked > _READER_CHECK_SECONDS:
+            self._readers_checked = now
+            self.environment.reader_check()
+
     def begin(self) -> tuple[Any, State]:
         """A read transaction, and the state that it keeps from being overwritten."""
         for _ in range(1000):
@@ -199,6 +222,25 @@ class Opened:
                 platform.Mapping(self.fd, length, sequential=True),
             )
         return self._maps
+
+
+def forget_in_child() -> None:
+    """A forked child must neither use nor keep its parent's files: a lock goes with its last descriptor.
+
+    LMDB's environments must not be closed either, not even by the interpreter's end: that would take
+    the parent's readers out of the lock file. So they are kept for good, and py-lmdb, which allows a
+    file one environment a process, is told that this is another process.
+    """
+    for opened in list(_alive):
+        if opened.environment is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened.environment))
+        if opened.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(opened.fd)
+        opened.fd = -1
+    process, known = os.getpid(), getattr(_envid, "env_keys", None)
+    if known is not None:
+        _envid.env_keys = lambda *arguments: tuple((process, key) for key in known(*arguments))
 
 
 def can_register(path: str) -> bool:

@@ -131,14 +131,33 @@ class PageMap:
             yield from self._below(self._meta.root, self._meta.depth, first, last, set())
 
     def check_writable(self) -> None:
-        """Check all that LMDB's own code follows when it writes: both trees, and the list of free pages."""
-        entries = sum(leaf.keys.size for leaf in self.leaves())
+        """Check all that LMDB's own code follows when it writes: both trees, and the list of free pages.
+
+        No page may have two uses: LMDB would write over a live one, or abort the process.
+        """
+        entries = 0
+        seen: set[int] = set()
+        spans: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        if self._meta.root is not None:
+            for leaf in self._below(self._meta.root, self._meta.depth, 0, 1 << 62, seen):
+                entries += leaf.keys.size
+                spans.append((leaf.pages, leaf.pages + self._span(leaf.sizes)))
         if entries != self._meta.entries:
-            raise self._bad(
-                self._meta.root or 0, f"it counts {self._meta.entries} blocks and holds {entries}"
-            )
+            raise self._bad(self._meta.root or 0, f"it counts {self._meta.entries} blocks and holds {entries}")
         if self._meta.free_root is not None:
-            self._check_free(self._meta.free_root, self._meta.free_depth, set())
+            self._check_free(self._meta.free_root, self._meta.free_depth, seen, spans)
+        own = np.array(sorted(seen), dtype=np.int64)
+        spans.append((own, own + 1))
+        starts = np.concatenate([first for first, _ in spans])
+        order = np.argsort(starts, kind="stable")
+        ends = np.concatenate([last for _, last in spans])[order]
+        twice = starts[order][1:] < ends[:-1]
+        if twice.any():
+            raise self._bad(int(starts[order][1:][twice][0]), "it has two uses")
+
+    def _span(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pages that values of these sizes fill."""
+        return (sizes + PAGE_HEAD_BYTES + self._page_bytes - 1) // self._page_bytes
 
     def _below(self, page: int, depth: int, first: int, last: int, seen: set[int]) -> Iterator[Leaf]:
         if page in seen:
@@ -214,7 +233,7 @@ class PageMap:
         found = (tails[:, :KEY_BYTES] * weights).sum(axis=1)
         pages = np.ascontiguousarray(tails[:, KEY_BYTES:].astype(np.uint8)).view("<i8").ravel()
         sizes = words[:, 0] | words[:, 1] << 16
-        spans = (sizes + PAGE_HEAD_BYTES + self._page_bytes - 1) // self._page_bytes
+        spans = self._span(sizes)
         if (np.diff(found) <= 0).any():
             raise self._bad(page, "its keys are out of order")
         if (pages < 2).any() or (pages > self._meta.last_page + 1 - spans).any():
@@ -225,7 +244,13 @@ class PageMap:
         self._leaves[page] = leaf
         return leaf
 
-    def _check_free(self, page: int, depth: int, seen: set[int]) -> None:
+    def _check_free(
+        self,
+        page: int,
+        depth: int,
+        seen: set[int],
+        spans: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    ) -> None:
         """The tree of free pages: transaction -> a counted, descending list of page numbers."""
         if page in seen or depth < 1:
             raise self._bad(page, "the list of free pages is damaged")
@@ -237,14 +262,17 @@ class PageMap:
             if depth > 1:
                 if place and key_bytes != 8:
                     raise self._bad(page, "the list of free pages is damaged")
-                self._check_free(low | high << 16 | flags << 32, depth - 1, seen)
+                self._check_free(low | high << 16 | flags << 32, depth - 1, seen, spans)
                 continue
             size = low | high << 16
             start = offset + 16
             if key_bytes != 8 or flags not in (0, _BIG_DATA) or start + 8 > self._page_bytes:
                 raise self._bad(page, "the list of free pages is damaged")
             if flags == _BIG_DATA:
-                numbers = self._big(int.from_bytes(raw[start : start + 8], "little"), size, page)
+                first = int.from_bytes(raw[start : start + 8], "little")
+                numbers = self._big(first, size, page)
+                last = first + (size + PAGE_HEAD_BYTES + self._page_bytes - 1) // self._page_bytes
+                spans.append((np.array([first]), np.array([last])))
             elif start + size > self._page_bytes:
                 raise self._bad(page, "the list of free pages is damaged")
             else:
@@ -255,6 +283,7 @@ class PageMap:
                 raise self._bad(page, "the list of free pages is damaged")
             if count and not 2 <= int(listed[-1]) <= int(listed[0]) <= self._meta.last_page:
                 raise self._bad(page, "the list of free pages names a page outside of the file")
+            spans.append((listed, listed + 1))
 
     def _big(self, first: int, size: int, page: int) -> NDArray[np.uint64]:
         """A free list that fills pages of its own; LMDB reads its header, so it is checked as well."""

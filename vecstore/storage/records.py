@@ -172,7 +172,10 @@ def _tail(session: Session) -> tuple[int, Bytes, int]:
         number, _ = session.create(keys.RECORDS)
         session.header.tail = number
     block = session.edit(keys.RECORDS, number)
-    return number, block, count_of(block) * ENTRY_BYTES + extra_of(block)
+    used = count_of(block) * ENTRY_BYTES + extra_of(block)
+    if used > session.layout.record_payload:
+        raise damaged(keys.RECORDS, number, "it counts more records than it can hold")
+    return number, block, used
 
 
 def _extend(block: Bytes, number: int, slots: Numbers, packed: list[bytes]) -> None:

@@ -27,6 +27,9 @@ from vecstore.storage.platform import Mapping
 
 Numbers = NDArray[np.int64]
 
+# An entry of the slot table, which ``slots`` reads and writes.
+SLOT_BYTES = 16
+
 # Below this many blocks, NumPy checks them sooner than Numba is imported.
 _FEW = 4096
 # Blocks are read ahead and checked in portions of this many bytes, small enough to stay in the cache.
@@ -103,6 +106,14 @@ class State:
         for kind in keys.KINDS:
             if len(header.catalog[kind]) != -(-header.counts[kind] // per_part):
                 raise damaged(keys.HEADER, 0, f"its catalog of {keys.NAMES[kind]} blocks has a wrong length")
+        room = {
+            keys.VECTORS: layout.rows,
+            keys.SLOTS: layout.table_payload // SLOT_BYTES,
+            keys.LIVE: layout.table_payload * 8,
+        }
+        for kind, per_block in room.items():
+            if header.slots > header.counts[kind] * per_block:
+                raise damaged(keys.HEADER, 0, f"it counts more slots than its {keys.NAMES[kind]} blocks hold")
 
     def block(self, kind: int, number: int) -> Bytes:
         generation = int(self.entries(kind, number, number + 1)[0]) >> 16

@@ -217,6 +217,8 @@ def _drop_records(session: Session, entries: NDArray[np.void]) -> None:
         _, ends, _ = parts(session.block(keys.RECORDS, number), number)
         bounds = np.concatenate(([0], ends.astype(np.int64)))
         here = indexes[start:end]
+        if (here >= ends.size).any():
+            raise damaged(keys.RECORDS, number, "it lacks a record that the slot table names")
         dropped = int((bounds[here + 1] - bounds[here]).sum()) + ENTRY_BYTES * here.size
         session.add_dead_bytes(keys.RECORDS, number, dropped)
 

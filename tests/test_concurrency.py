@@ -606,3 +606,24 @@ def test_a_backup_put_in_place(opened: Any, path: str, start: Start) -> None:
     assert [record.id for record in collection] == ["kept", "after"]
     collection.add("more", [0, 0])
     assert collection.verify().ok
+
+
+@posix
+def test_a_file_put_in_place_and_opened_again_in_one_process(opened: Any, path: str) -> None:
+    collection = opened(dim=2, metric="l2")
+    collection.add("kept", [1, 0])
+    collection.backup(path + ".copy")
+    collection.add("lost", [0, 1])
+    os.replace(path + ".copy", path)
+    again = opened()
+    assert [record.id for record in again] == [record.id for record in collection] == ["kept"]
+    again.add("more", [0, 0])
+    assert len(collection) == 2
+    with vecstore.open(path + ".other", dim=3, metric="l2") as other:
+        other.add("stranger", [1, 2, 3])
+    os.replace(path + ".other", path)
+    fresh = opened()
+    assert [record.id for record in fresh] == ["stranger"]
+    for old in (collection, again):
+        with pytest.raises(vecstore.CollectionNotFoundError, match="open it again"):
+            old.get("kept")

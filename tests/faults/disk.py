@@ -28,9 +28,8 @@ TYPES = {
     errno.EIO: vecstore.StorageError,
 }
 # Every kind of call once, and enough deletions that blocks are freed and used again.
-KINDS = (
-    "add add_one upsert update long delete transaction compact add backup delete add compact delete_where"
-).split()
+KINDS = ["add", "add_one", "upsert", "update", "long", "delete", "transaction", "compact"]
+KINDS += ["add", "backup", "delete", "add", "compact", "delete_where"]
 BIG = ["add", "add", "delete", "upsert", "compact"]
 
 

@@ -25,6 +25,7 @@ from vecstore.errors import (
     ReadOnlyError,
     SettingsMismatchError,
     StorageError,
+    VecstoreError,
 )
 from vecstore.storage import platform
 from vecstore.storage.environment import translated
@@ -109,6 +110,10 @@ class File:
             if known is None:
                 hint = 'open it with mode="a" and dim=… to create it'
                 raise CollectionNotFoundError(f"{path} does not exist; {hint}")
+            for other in {other for other in _open_files.values() if other.path == path}:
+                # The path may name another file since: let who has it open notice that first.
+                with contextlib.suppress(VecstoreError), other.snapshot():
+                    pass
             file = _open_files.get(known)
             if file is None or file._pid != os.getpid():
                 file = cls(path, writable=writable, durable=durable)
@@ -256,6 +261,8 @@ class File:
     def _reopen(self) -> None:
         """Open what the path names now. Both locks are held."""
         now = self._current()
+        if _open_files.get(identity(self.path)) not in (None, self):
+            self._abandon(f"{self.path} was replaced, and opened anew in this process; open it again")
         apart = self._shares_no_lock_file(now)
         if now.active and not apart:
             raise LockedError(
@@ -294,6 +301,8 @@ class File:
             if identity(self.path + "-lock") == now.lock_file:
                 platform.renew_lock_file(self.path)
             platform.unlock(fd)
+        except OSError:
+            return False  # a full disk, say: whoever reads nothing of the former file can do with its lock file
         finally:
             os.close(fd)
         return True

@@ -182,7 +182,12 @@ def renew_lock_file(path: str) -> None:
     folder, name = os.path.split(path)
     fresh = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.new")
     os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
-    os.replace(fresh, path + "-lock")
+    try:
+        os.replace(fresh, path + "-lock")
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
 
 
 def remove_lock_file(path: str) -> None:

@@ -26,8 +26,7 @@ def bench_search(folder: Path) -> None:
     import faiss
 
     faiss.omp_set_num_threads(1)
-    # faiss 1.15 takes its matrix products only from 128,000 queries on; this is its older, faster default here.
-    faiss.cvar.distance_compute_blas_threshold = 20
+    default = faiss.cvar.distance_compute_blas_threshold
     queries = sift_queries(100)
     data = sift(ROWS, "float32")
     index = faiss.IndexFlatL2(data.shape[1])
@@ -41,6 +40,8 @@ def bench_search(folder: Path) -> None:
             assert np.mean([len(set(a) & set(b)) for a, b in zip(found.ids, truth, strict=True)]) > 9.9
             for count, target in ((1, "≥ 1.0×"), (100, "≥ 0.7×")):
                 some = queries[:count]
+                # faiss at its best: as it comes for one query, by matrix products for a hundred.
+                faiss.cvar.distance_compute_blas_threshold = default if count == 1 else 20
                 times = in_turn(
                     {
                         "ours": lambda ours=ours, some=some: ours.search(some, k=10, threads=1),
@@ -58,6 +59,11 @@ def bench_search(folder: Path) -> None:
 
 def bench_insert(folder: Path) -> None:
     import sqlite_vec
+
+    try:  # many Pythons come with an SQLite that takes no extensions
+        import pysqlite3 as extensible
+    except ImportError:
+        extensible = sqlite3
 
     data = sift(ROWS, "float32")
     ids = [f"img-{number:07d}" for number in range(ROWS)]
@@ -78,7 +84,7 @@ def bench_insert(folder: Path) -> None:
     def peer() -> None:
         path = folder / "peer.db"
         path.unlink(missing_ok=True)
-        db = sqlite3.connect(path)
+        db = extensible.connect(path)
         db.enable_load_extension(True)
         sqlite_vec.load(db)
         db.execute(
@@ -94,11 +100,9 @@ def bench_insert(folder: Path) -> None:
 
     times = in_turn({"ours": ours, "plain": plain}, RUNS)
     row(f"bulk add {ROWS:,} × 128, plain write and fsync", times["ours"], times["plain"], "≥ 0.3×")
-    small = in_turn({"sqlite-vec": peer}, 0) or {}
     start = time.perf_counter()
     peer()
-    small["sqlite-vec"] = time.perf_counter() - start
-    row(f"bulk add {ROWS:,} × 128, sqlite-vec", times["ours"], small["sqlite-vec"], "≥ 5×")
+    row(f"bulk add {ROWS:,} × 128, sqlite-vec (one run)", times["ours"], time.perf_counter() - start, "≥ 5×")
     size = (folder / "insert.vec").stat().st_size
     print(
         f"| file size, {ROWS:,} × 128 float32, small metadata | {size:,} B | {data.nbytes:,} B | {size / data.nbytes:.3f}× | ≤ 1.15× |"

@@ -66,7 +66,9 @@ class Fields:
         for field in fields:
             kept = self._kept.get(field)
             if kept is None:
-                kept = self._kept[field] = _Kept(Column(size), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=bool))
+                kept = self._kept[field] = _Kept(
+                    Column(size), np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=bool)
+                )
             if kept.column.size < size:
                 kept.column.resize(size)
             common = min(words.size, kept.words.size)

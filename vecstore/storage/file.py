@@ -302,7 +302,9 @@ class File:
                 platform.renew_lock_file(self.path)
             platform.unlock(fd)
         except OSError:
-            return False  # a full disk, say: whoever reads nothing of the former file can do with its lock file
+            return (
+                False  # a full disk, say: whoever reads nothing of the former file can do with its lock file
+            )
         finally:
             os.close(fd)
         return True
@@ -403,7 +405,9 @@ class File:
         self.check_process()
         now = self._current()
         if now is not snapshot.opened:
-            raise LockedError(f"{self.path} was replaced while it was written to; nothing was written, call again")
+            raise LockedError(
+                f"{self.path} was replaced while it was written to; nothing was written, call again"
+            )
         with translated(self.path, "beginning to write"):
             now.clear_dead_readers()
             try:

@@ -60,7 +60,10 @@ def hash_ids(values: Sequence[str | int], seed: int) -> Ids:
     True
     """
     ids = list(values)
-    text = np.fromiter((type(value) is str for value in ids), dtype=bool, count=len(ids))
+    kinds = set(map(type, ids))
+    text = np.full(len(ids), kinds == {str})
+    if len(kinds) > 1:
+        text[:] = [type(value) is str for value in ids]
     hashes = np.empty(len(ids), dtype=np.uint64)
     if text.all():
         _hash_texts(ids, hashes, seed)  # type: ignore[arg-type]

@@ -143,7 +143,9 @@ class PageMap:
                 entries += leaf.keys.size
                 spans.append((leaf.pages, leaf.pages + self._span(leaf.sizes)))
         if entries != self._meta.entries:
-            raise self._bad(self._meta.root or 0, f"it counts {self._meta.entries} blocks and holds {entries}")
+            raise self._bad(
+                self._meta.root or 0, f"it counts {self._meta.entries} blocks and holds {entries}"
+            )
         if self._meta.free_root is not None:
             self._check_free(self._meta.free_root, self._meta.free_depth, seen, spans)
         own = np.array(sorted(seen), dtype=np.int64)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.storage import keys
-from vecstore.storage.blocks import HEAD_BYTES, Bytes, count_of, new_block, payload, set_count
+from vecstore.storage.blocks import HEAD, HEAD_BYTES, MAGIC, Bytes, count_of, new_block, payload, set_count
 from vecstore.storage.session import Session
 from vecstore.storage.state import Blocks, Numbers, gather
+
+# Blocks of a bulk load are made this many bytes at a time.
+_FILL_BYTES = 8 << 20
 
 
 def read_rows(blocks: Blocks, slots: Numbers) -> Bytes:
@@ -33,9 +36,16 @@ def read_rows(blocks: Blocks, slots: Numbers) -> Bytes:
 
 
 def write_rows(session: Session, slots: Numbers, rows: Bytes) -> None:
-    """Put rows into slots, ascending; whole new blocks are filled in one copy."""
+    """Put rows into slots, ascending."""
     width, per_block = session.layout.row_bytes, session.layout.rows
     length = session.layout.length(keys.VECTORS)
+    whole = _whole_blocks(session, slots)
+    if whole.stop > whole.start:
+        for part in (slice(0, whole.start), slice(whole.stop, slots.size)):
+            if part.stop > part.start:
+                write_rows(session, slots[part], rows[part])
+        _fill_blocks(session, int(slots[whole.start]) // per_block, rows[whole])
+        return
     numbers = slots // per_block
     starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), slots.size], strict=True):
@@ -51,4 +61,41 @@ def write_rows(session: Session, slots: Numbers, rows: Bytes) -> None:
         else:
             table[inside] = rows[start:end]
         set_count(block, max(count_of(block), int(inside[-1]) + 1))
+        session.stage()
+
+
+def _whole_blocks(session: Session, slots: Numbers) -> slice:
+    """The part of these slots, all behind those in use, that makes up whole new blocks."""
+    per_block = session.layout.rows
+    first = -(-int(slots[-1] + 1 - slots.size) // per_block) * per_block
+    first = max(first, session.header.counts[keys.VECTORS] * per_block)
+    start = int(np.searchsorted(slots, first))
+    blocks = (slots.size - start) // per_block
+    stop = start + blocks * per_block
+    if not blocks or slots[start] != first or slots[stop - 1] - first != stop - 1 - start:
+        return slice(0, 0)
+    return slice(start, stop)
+
+
+def _fill_blocks(session: Session, number: int, rows: Bytes) -> None:
+    """Many new blocks, numbered from this one, in a few large copies: what a bulk load spends its time on."""
+    width, per_block = session.layout.row_bytes, session.layout.rows
+    length = session.layout.length(keys.VECTORS)
+    step = max(1, _FILL_BYTES // length)
+    total = len(rows) // per_block
+    for start in range(0, total, step):
+        count = min(step, total - start)
+        part = rows[start * per_block : (start + count) * per_block]
+        blocks = np.zeros((count, length), dtype=np.uint8)
+        blocks[:, HEAD_BYTES : HEAD_BYTES + per_block * width] = part.reshape(count, per_block * width)
+        heads = blocks[:, :HEAD_BYTES].view(HEAD)[:, 0]
+        heads["magic"], heads["kind"], heads["length"], heads["count"] = (
+            MAGIC,
+            keys.VECTORS,
+            length,
+            per_block,
+        )
+        heads["number"] = np.arange(number + start, number + start + count)
+        for place, block in enumerate(blocks):
+            session.put(block, keys.VECTORS, number + start + place)
         session.stage()

@@ -456,10 +456,11 @@ class Collection:
                 own = [None] * len(queries)
             found = self._search(blocks, queries, own, limit, radius, filter_, workers)
             rows_of_hits = answers.hits_of(blocks, found)
+            integer_ids = blocks.header.text_ids == 0
         if single:
             return rows_of_hits[0]
-        widest = max(map(len, rows_of_hits), default=0)
-        return HitsBatch(rows_of_hits, widest if k is None and radius is not None else limit or widest)
+        width = max(map(len, rows_of_hits), default=0) if limit is None else limit
+        return HitsBatch(rows_of_hits, width, integer_ids=integer_ids)
 
     def radius(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from vecstore import inputs
 from vecstore.collection import Collection
@@ -62,7 +63,9 @@ def open(
         raise DeviceError('this version has no CUDA kernels: open with device="auto" or "cpu"')
     budget = parse_memory(memory)
     workers = exact.available_threads() if threads is None else inputs.check_k(threads, "threads")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+    if timeout is not None and not (
+        isinstance(timeout, (int, float)) and 0 <= timeout <= threading.TIMEOUT_MAX
+    ):
         raise InvalidArgumentError(f"timeout must be a number of seconds from 0, or None, not {timeout!r}")
     name = inputs.check_path(path)
     if os.path.isdir(name):

@@ -93,13 +93,14 @@ class HitsBatch(Sequence[Hits]):
     id is an integer) and infinite distances.
     """
 
-    def __init__(self, rows: Sequence[Hits], width: int) -> None:
+    def __init__(self, rows: Sequence[Hits], width: int, *, integer_ids: bool) -> None:
         self._rows = list(rows)
         self._width = width
+        self._integer_ids = integer_ids
 
     @property
     def ids(self) -> NDArray[Any]:
-        whole = all(type(hit.id) is int for row in self._rows for hit in row)
+        whole = self._integer_ids
         ids = np.full((len(self), self._width), -1 if whole else None, dtype=np.int64 if whole else object)
         for place, row in enumerate(self._rows):
             ids[place, : len(row)] = row.ids
@@ -120,7 +121,11 @@ class HitsBatch(Sequence[Hits]):
     @overload
     def __getitem__(self, place: slice) -> HitsBatch: ...
     def __getitem__(self, place: int | slice) -> Hits | HitsBatch:
-        return HitsBatch(self._rows[place], self._width) if isinstance(place, slice) else self._rows[place]
+        return (
+            HitsBatch(self._rows[place], self._width, integer_ids=self._integer_ids)
+            if isinstance(place, slice)
+            else self._rows[place]
+        )
 
     def __repr__(self) -> str:
         return f"HitsBatch({len(self)} queries, up to {self._width} hits each)"

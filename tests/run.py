@@ -33,7 +33,7 @@ def check_types() -> int:
             "-p",
             "vecstore",
         ]
-        cache = str(ROOT / ".mypy_cache")
+        cache = str(ROOT / ".mypy_cache" / "as-installed")
         return subprocess.call(
             [*command, "--cache-dir", cache], cwd=folder, env=os.environ | {"MYPYPATH": folder}
         )

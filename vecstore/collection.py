@@ -310,7 +310,9 @@ class Collection:
             finally:
                 session.close()
             if session.dropped:
-                self._purge()
+                # The call itself is done and durable, so what fails here is left to the next one.
+                with contextlib.suppress(VecstoreError):
+                    self._purge()
 
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
@@ -321,17 +323,16 @@ class Collection:
             self._broken = True
             raise
 
-    def _purge(self) -> None:
-        """Keep the share of dead rows and bytes within its bound. The call itself is done and durable."""
-        with contextlib.suppress(VecstoreError):
-            while True:
-                session = Session(self._file, self._stage_bytes)
-                try:
-                    if not store.purge(session):
-                        return
-                    session.commit()
-                finally:
-                    session.close()
+    def _purge(self, end: float | None = None) -> None:
+        """Bring the share of dead rows and bytes within its bound, in commits of bounded size."""
+        while end is None or time.monotonic() < end:
+            session = Session(self._file, self._stage_bytes)
+            try:
+                if not store.purge(session):
+                    return
+                session.commit()
+            finally:
+                session.close()
 
     @property
     def _stage_bytes(self) -> int:
@@ -631,14 +632,7 @@ class Collection:
         self._check_writable()
         end = None if budget_seconds is None else time.monotonic() + budget_seconds
         with self._file.writing(self._timeout):
-            while end is None or time.monotonic() < end:
-                session = Session(self._file, self._stage_bytes)
-                try:
-                    if not store.purge(session):
-                        return
-                    session.commit()
-                finally:
-                    session.close()
+            self._purge(end)
 
     def compact(self) -> int:
         """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.

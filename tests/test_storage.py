@@ -346,3 +346,17 @@ def test_a_session_changes_nothing_until_it_commits(opened: Any, path: str) -> N
         session.create(keys.VECTORS)
         session.close()
     assert Path(path).read_bytes() == before
+
+
+def test_a_stub_that_names_no_block_is_damage(opened: Any, path: str) -> None:
+    """A negative number once passed the check, and ended in an IndexError."""
+    import msgpack
+
+    from vecstore.storage.records import long_blocks
+
+    with opened(dim=2) as made:
+        made.add("long", [1, 0], {"text": "x" * 40_000})
+        with made._file.snapshot() as state:
+            for numbers in ([-1], [1 << 40], [0.5], [None]):
+                with pytest.raises(vecstore.CorruptionError):
+                    long_blocks(state, msgpack.packb([10, numbers]))

@@ -432,7 +432,8 @@ class File:
                     f"{self.path}: the map must grow while readers of this process hold snapshots; "
                     "close them and call again"
                 )
-            now.environment.set_mapsize(size)
+            with translated(self.path, "growing the map"):
+                now.environment.set_mapsize(size)
 
     def sync(self) -> None:
         with translated(self.path, "syncing"):

@@ -109,7 +109,7 @@ def long_blocks(blocks: Blocks, stub: bytes) -> tuple[int, list[int]]:
     try:
         length, numbers = msgpack.unpackb(stub)
         if not all(
-            isinstance(number, int) and number < blocks.header.counts[keys.LONG] for number in numbers
+            isinstance(number, int) and 0 <= number < blocks.header.counts[keys.LONG] for number in numbers
         ):
             raise ValueError("it names a block that does not exist")
         if not 0 <= length <= len(numbers) * blocks.layout.data_payload:

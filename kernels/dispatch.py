@@ -73,6 +73,11 @@ def _checksum_kernels() -> ModuleType | None:
     return sys.modules.get(f"{__package__}.cpu.checksum")
 
 
+def expect_many_checksums() -> None:
+    """Import the compiled checksums now: a write that is large enough earns that back."""
+    importlib.import_module(f"{__package__}.cpu.checksum")
+
+
 def block_checksum(block: NDArray[np.uint8]) -> int:
     """The checksum of one block."""
     kernels = _checksum_kernels()

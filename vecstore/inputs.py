@@ -201,7 +201,10 @@ def _packed_bits(array: NDArray[Any], settings: Settings, *, single: bool) -> ND
 
 
 def _check_finite(found: NDArray[Any], given: NDArray[Any]) -> None:
-    finite = np.isfinite(found).all(axis=1) if found.size else np.ones(len(found), dtype=bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(found.sum()):  # nothing infinite or NaN can add up to a number
+            return
+    finite = np.isfinite(found).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         column = int(np.argmin(np.isfinite(found[row])))
@@ -349,10 +352,17 @@ def _clean(value: object, depth: int) -> object:
 def pack_records(ids: Sequence[Id], metadata: Sequence[dict[str, Any]]) -> list[bytes]:
     """Records as the file keeps them: a text id with its metadata, or the metadata of an integer id alone."""
     try:
-        packed = [
-            _pack((id_, item)) if type(id_) is str else _pack(item)
-            for id_, item in zip(ids, metadata, strict=True)
-        ]
+        kinds = set(map(type, ids))
+        # Pairs from zip are reused, so that a million of them don't set off the garbage collector.
+        if kinds == {str}:
+            packed = list(map(_pack, zip(ids, metadata, strict=True)))
+        elif kinds == {int}:
+            packed = list(map(_pack, metadata))
+        else:
+            packed = [
+                _pack((id_, item)) if type(id_) is str else _pack(item)
+                for id_, item in zip(ids, metadata, strict=True)
+            ]
     except OverflowError:
         raise InvalidMetadataError("an integer in metadata must fit 64 bits: use a float or a str") from None
     except UnicodeEncodeError:

@@ -18,12 +18,16 @@ import numpy as np
 from numba import typeof, types
 
 from .compile import compiled, helper, reads, writes
-from .memory import address_of, as_uint8, as_uint64, element, element_tag, load, pointer, popcount
+from .memory import address_of, as_uint8, as_uint64, element, element_tag, load, pointer, popcount, prefetch
 
 LARGEST = np.float32(1e37)
 """Squared norms up to this leave room for every partial sum of a product with another such vector."""
 SMALLEST = np.float32(1e-30)
 """Squared norms below this have lost digits to underflow."""
+
+# Processors read ahead by themselves, but not across the border of a page: asked for one page early, a row
+# is there. Any address may be asked for, behind the last block too.
+_AHEAD = 4096
 
 
 @helper
@@ -82,6 +86,12 @@ def _four_rows(base, r, per_block, stride, like):
 
 
 @helper
+def _read_ahead(start, length):
+    for offset in range(0, length, 64):
+        prefetch(start + _AHEAD + offset)
+
+
+@helper
 def _store_four(out, start, r, per_block, values):
     last = per_block - 1
     out[start + r] = values[0]
@@ -115,6 +125,7 @@ def l2(like, addresses, per_block, stride, dim, query, out):
         base = types.int64(addresses[i])
         for r in range(0, per_block, 4):
             a, b, c, d = _four_rows(base, r, per_block, stride, like)
+            _read_ahead(base + r * stride, 4 * stride)
             sa = sb = sc = sd = np.float32(0)
             for j in range(dim):
                 q = query[j]
@@ -138,6 +149,7 @@ def ip(like, addresses, per_block, stride, dim, query, out):
         base = types.int64(addresses[i])
         for r in range(0, per_block, 4):
             a, b, c, d = _four_rows(base, r, per_block, stride, like)
+            _read_ahead(base + r * stride, 4 * stride)
             sa = sb = sc = sd = np.float32(0)
             for j in range(dim):
                 q = query[j]
@@ -159,6 +171,7 @@ def cosine(like, addresses, per_block, stride, dim, query, out):
         base = types.int64(addresses[i])
         for r in range(0, per_block, 4):
             a, b, c, d = _four_rows(base, r, per_block, stride, like)
+            _read_ahead(base + r * stride, 4 * stride)
             sa = sb = sc = sd = np.float32(0)
             na = nb = nc = nd = np.float32(0)
             for j in range(dim):

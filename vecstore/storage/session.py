@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vecstore.config import STAGE_BYTES
 from vecstore.errors import CorruptionError
+from vecstore.kernels import dispatch
 from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, Layout, damaged, new_block, payload, seal
 from vecstore.storage.environment import translated
@@ -172,6 +173,7 @@ class Session:
         """
         if self._fresh_bytes < self._stage_bytes:
             return
+        dispatch.expect_many_checksums()
         base = self._base.header
         batch = {
             order: block

@@ -73,6 +73,16 @@ def _checksum_kernels() -> ModuleType | None:
     return sys.modules.get(f"{__package__}.cpu.checksum")
 
 
+def fetch_kernels() -> ModuleType | None:
+    """The kernel that copies records, where something else has paid for importing Numba already."""
+    return _import_fetch() if f"{__package__}.cpu.compile" in sys.modules else None
+
+
+@functools.cache
+def _import_fetch() -> ModuleType:
+    return importlib.import_module(f"{__package__}.cpu.fetch")
+
+
 def expect_many_checksums() -> None:
     """Import the compiled checksums now: a write that is large enough earns that back."""
     importlib.import_module(f"{__package__}.cpu.checksum")

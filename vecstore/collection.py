@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
 from vecstore.storage.verify import verify
-from vecstore.types import HitsBatch, Id, Record, VerifyReport
+from vecstore.types import Id, Record, VerifyReport
 
 
 class Collection:
@@ -446,22 +446,16 @@ class Collection:
         workers = self._threads if threads is None else inputs.check_k(threads, "threads")
         filter_ = None if where is None else parse(where)
         with self._view() as blocks:
-            own: list[Id | None]
+            own: Numbers | None = None
             if id is not None:
                 single = inputs.is_single(id)
-                values = inputs.check_ids(id)
-                queries = answers.queries_of(blocks, answers.slots_of(blocks, values))
-                own = list(values)
+                own = answers.slots_of(blocks, inputs.check_ids(id))
+                queries = answers.queries_of(blocks, own)
             else:
                 queries, single = inputs.check_queries(query, self._settings)
-                own = [None] * len(queries)
             found = self._search(blocks, queries, own, limit, radius, filter_, workers)
-            rows_of_hits = answers.hits_of(blocks, found)
-            integer_ids = blocks.header.text_ids == 0
-        if single:
-            return rows_of_hits[0]
-        width = max(map(len, rows_of_hits), default=0) if limit is None else limit
-        return HitsBatch(rows_of_hits, width, integer_ids=integer_ids)
+            batch = answers.hits_of(blocks, found, limit)
+        return batch[0] if single else batch
 
     def radius(
         self,
@@ -486,7 +480,7 @@ class Collection:
         self,
         blocks: Blocks,
         queries: NDArray[Any],
-        own: Sequence[Id | None],
+        own: Numbers | None,
         k: int | None,
         radius: float | None,
         filter_: Where | None,
@@ -494,34 +488,29 @@ class Collection:
     ) -> list[exact.Found]:
         chosen = None if filter_ is None else self._matching(blocks, filter_)
         mask = exact.candidates(blocks, chosen)
-        asks_by_id = any(value is not None for value in own)
         if radius is not None:
             found = exact.within(blocks, queries, radius, mask, threads)
         else:
             assert k is not None
-            found = exact.nearest(blocks, queries, k + asks_by_id, mask, threads)
-        if asks_by_id:
-            slots = store.find(
-                blocks, hash_ids([value for value in own if value is not None], blocks.header.seed)
-            )
-            found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, slots.tolist(), strict=True)]
-        return found if k is None else [(slots[:k], distances[:k]) for slots, distances in found]
+            found = exact.nearest(blocks, queries, k + (own is not None), mask, threads)
+        if own is not None:
+            found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, own.tolist(), strict=True)]
+        if k is None or (own is None and radius is None):
+            return found
+        return [(slots[:k], distances[:k]) for slots, distances in found]
 
     def _matching(self, blocks: Blocks, filter_: Where) -> NDArray[np.bool_]:
         if filter_.everything:
             return np.ones(blocks.header.slots, dtype=bool)
         return self._fields.matching(blocks, filter_)
 
-    @contextlib.contextmanager
-    def _view(self) -> Iterator[Blocks]:
+    def _view(self) -> contextlib.AbstractContextManager[Blocks]:
         """What this thread reads: its open transaction's state, or the newest commit."""
         self._check_open()
         if self._in_transaction():
             assert self._session is not None
-            yield self._session
-            return
-        with self._file.snapshot() as state:
-            yield state
+            return contextlib.nullcontext(self._session)
+        return self._file.snapshot()
 
     def _in_transaction(self) -> bool:
         return self._session is not None and self._session_thread == threading.get_ident()
@@ -571,9 +560,7 @@ class Collection:
             mask = exact.candidates(blocks, chosen)
             stages["filter"] = time.perf_counter() - start
             start = time.perf_counter()
-            found = self._search(
-                blocks, queries, [None] * len(queries), limit, radius, filter_, self._threads
-            )
+            found = self._search(blocks, queries, None, limit, radius, filter_, self._threads)
             stages["scan"] = time.perf_counter() - start
             start = time.perf_counter()
             hits = answers.hits_of(blocks, found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 Id: TypeAlias = str | int
 Metadata: TypeAlias = dict[str, Any]
+# A record's bytes, its mark, and whether its id is a text, to its id and metadata.
+Unpack: TypeAlias = Callable[[bytes | memoryview, int, bool], tuple[Id, Metadata]]
 
 
 class Record(NamedTuple):
@@ -37,6 +40,61 @@ class Hit(NamedTuple):
     metadata: Metadata
 
 
+class Copied:
+    """What a search copied out of the file for all of its hits; a record is decoded when it is asked for.
+
+    Record i is ``packed[ends[i - 1] : ends[i]]``. Its id is the mark, or where ``text`` is set a text that
+    the record has. A hit that was made is kept: who changes its metadata finds the change again.
+    """
+
+    def __init__(
+        self,
+        distances: NDArray[np.float64],
+        marks: NDArray[np.int64],
+        text: NDArray[np.uint8] | None,
+        ends: NDArray[np.int64],
+        packed: NDArray[np.uint8],
+        unpack: Unpack | None,
+    ) -> None:
+        self.distances = distances
+        # Where all ids are integers, these are they.
+        self.integers = marks if text is None else None
+        self._marks, self._text, self._ends, self._packed = marks, text, ends, packed
+        self._unpack = unpack
+        self._made: dict[int, Hit] = {}
+
+    @classmethod
+    def of(cls, hits: list[Hit]) -> Copied:
+        """From hits that are made already."""
+        distances = np.array([hit.distance for hit in hits], dtype=np.float64)
+        none = np.zeros(0, dtype=np.int64)
+        found = cls(distances, none, _NO_BYTES, none, _NO_BYTES, None)
+        found._made = dict(enumerate(hits))
+        return found
+
+    def hits(self, places: Sequence[int]) -> list[Hit]:
+        made = self._made
+        absent = [place for place in places if place not in made]
+        if absent:
+            for place, hit in zip(absent, self._decoded(absent), strict=True):
+                made.setdefault(place, hit)
+        return [made[place] for place in places]
+
+    def _decoded(self, places: list[int]) -> Iterator[Hit]:
+        assert self._unpack is not None
+        at = np.array(places)
+        starts = np.where(at > 0, self._ends[at - 1], 0)
+        texts = [0] * len(places) if self._text is None else self._text[at].tolist()
+        data = memoryview(self._packed)  # type: ignore[arg-type]
+        numbers = (array[at].tolist() for array in (self._marks, self._ends, self.distances))
+        for mark, end, distance, start, text in zip(*numbers, starts.tolist(), texts, strict=True):
+            id_, metadata = self._unpack(data[start:end], mark, bool(text))
+            yield Hit(id_, distance, metadata)
+
+
+_NO_BYTES = np.zeros(0, dtype=np.uint8)
+
+
 class Hits(Sequence[Hit]):
     """The answers to one query, nearest first.
 
@@ -45,45 +103,68 @@ class Hits(Sequence[Hit]):
     ['a', 'b']
     """
 
-    def __init__(self, hits: Sequence[Hit]) -> None:
-        self._hits = list(hits)
+    def __init__(self, hits: Iterable[Hit]) -> None:
+        made = list(hits)
+        self._copied, self._places = Copied.of(made), range(len(made))
+
+    @classmethod
+    def _of(cls, copied: Copied, places: range) -> Hits:
+        hits = cls.__new__(cls)
+        hits._copied, hits._places = copied, places
+        return hits
 
     @property
     def ids(self) -> list[Id]:
-        return [hit.id for hit in self._hits]
+        integers = self._copied.integers
+        if integers is None:
+            return [hit.id for hit in self]
+        ids: list[Id] = integers[_slice(self._places)].tolist()
+        return ids
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        return np.array([hit.distance for hit in self._hits], dtype=np.float64)
+        distances: NDArray[np.float64] = self._copied.distances[_slice(self._places)].copy()
+        return distances
 
     @property
     def metadata(self) -> list[Metadata]:
-        return [hit.metadata for hit in self._hits]
+        return [hit.metadata for hit in self]
 
     def __len__(self) -> int:
-        return len(self._hits)
+        return len(self._places)
 
     @overload
     def __getitem__(self, place: int) -> Hit: ...
     @overload
     def __getitem__(self, place: slice) -> Hits: ...
     def __getitem__(self, place: int | slice) -> Hit | Hits:
-        return Hits(self._hits[place]) if isinstance(place, slice) else self._hits[place]
+        if isinstance(place, slice):
+            return Hits._of(self._copied, self._places[place])
+        return self._copied.hits((self._places[place],))[0]
 
     def __iter__(self) -> Iterator[Hit]:
-        return iter(self._hits)
+        return iter(self._copied.hits(self._places))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hits) and self._hits == other._hits
+        return isinstance(other, Hits) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hits, (list(self),)
+
     def __repr__(self) -> str:
-        lines = [
-            f"  {hit.distance:<12.6g} {hit.id!r}  {hit.metadata or ''}".rstrip() for hit in self._hits[:10]
-        ]
+        lines = [f"  {hit.distance:<12.6g} {hit.id!r}  {hit.metadata or ''}".rstrip() for hit in self[:10]]
         more = [f"  … and {len(self) - 10} more"] if len(self) > 10 else []
         return "\n".join([f"Hits({len(self)})", *lines, *more])
+
+
+def _slice(places: range) -> slice:
+    """The slice of an array that takes these places."""
+    if not places:
+        return slice(0, 0)
+    # Behind the first place there is none that a negative number could name.
+    return slice(places.start, None if places.stop < 0 else places.stop, places.step)
 
 
 class HitsBatch(Sequence[Hits]):
@@ -93,39 +174,69 @@ class HitsBatch(Sequence[Hits]):
     id is an integer) and infinite distances.
     """
 
-    def __init__(self, rows: Sequence[Hits], width: int, *, integer_ids: bool) -> None:
-        self._rows = list(rows)
-        self._width = width
-        self._integer_ids = integer_ids
+    def __init__(self, rows: Iterable[Hits], width: int, *, integer_ids: bool) -> None:
+        made = [list(row) for row in rows]
+        ends = np.cumsum([0, *map(len, made)])
+        self._copied = Copied.of([hit for row in made for hit in row])
+        self._starts, self._ends = ends[:-1], ends[1:]
+        self._width, self._integer_ids = width, integer_ids
+
+    @classmethod
+    def _of(
+        cls,
+        copied: Copied,
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        width: int,
+        integer_ids: bool,
+    ) -> HitsBatch:
+        """Row i is what was copied from ``starts[i]`` to ``ends[i]``."""
+        batch = cls.__new__(cls)
+        batch._copied, batch._starts, batch._ends = copied, starts, ends
+        batch._width, batch._integer_ids = width, integer_ids
+        return batch
 
     @property
     def ids(self) -> NDArray[Any]:
-        whole = self._integer_ids
-        ids = np.full((len(self), self._width), -1 if whole else None, dtype=np.int64 if whole else object)
-        for place, row in enumerate(self._rows):
-            ids[place, : len(row)] = row.ids
-        return ids
+        if self._integer_ids:
+            integers = self._copied.integers
+            return self._filled(-1, np.int64, self._ids_at if integers is None else integers.__getitem__)
+        return self._filled(None, object, self._ids_at)
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        distances = np.full((len(self), self._width), np.inf)
-        for place, row in enumerate(self._rows):
-            distances[place, : len(row)] = row.distances
-        return distances
+        return self._filled(np.inf, np.float64, self._copied.distances.__getitem__)
+
+    def _ids_at(self, places: NDArray[np.int64]) -> list[Id]:
+        return [hit.id for hit in self._copied.hits(places.tolist())]
+
+    def _filled(self, filler: Any, dtype: Any, values: Callable[[NDArray[np.int64]], Any]) -> NDArray[Any]:
+        counts = self._ends - self._starts
+        columns = np.arange(counts.max(initial=0))
+        taken = columns < counts[:, None]
+        filled = np.full((len(self), self._width), filler, dtype=dtype)
+        filled[:, : columns.size][taken] = values((self._starts[:, None] + columns)[taken])
+        return filled
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._starts)
 
     @overload
     def __getitem__(self, place: int) -> Hits: ...
     @overload
     def __getitem__(self, place: slice) -> HitsBatch: ...
     def __getitem__(self, place: int | slice) -> Hits | HitsBatch:
-        return (
-            HitsBatch(self._rows[place], self._width, integer_ids=self._integer_ids)
-            if isinstance(place, slice)
-            else self._rows[place]
-        )
+        starts, ends = self._starts[place], self._ends[place]
+        if isinstance(place, slice):
+            return HitsBatch._of(self._copied, starts, ends, self._width, self._integer_ids)
+        return Hits._of(self._copied, range(starts, ends))
+
+    def __iter__(self) -> Iterator[Hits]:
+        for start, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True):
+            yield Hits._of(self._copied, range(start, end))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(HitsBatch, integer_ids=self._integer_ids), (list(self), self._width)
 
     def __repr__(self) -> str:
         return f"HitsBatch({len(self)} queries, up to {self._width} hits each)"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -41,6 +42,7 @@ def _cast(element: Any) -> Any:
 
 as_float32 = _cast(types.float32)
 as_uint8 = _cast(types.uint8)
+as_uint16 = _cast(types.uint16)
 as_uint32 = _cast(types.uint32)
 as_uint64 = _cast(types.uint64)
 
@@ -134,6 +136,19 @@ def prefetch(typingctx: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), emit
+
+
+@intrinsic
+def copy(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copies bytes from one address to another; the two stretches don't overlap."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        pointers = [builder.inttoptr(address, byte) for address in args[:2]]
+        cgutils.raw_memcpy(builder, *pointers, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), emit
 
 
 @intrinsic

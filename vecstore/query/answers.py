@@ -13,11 +13,12 @@ from vecstore.errors import CorruptionError, RecordNotFoundError
 from vecstore.query.exact import Found
 from vecstore.query.where import Where
 from vecstore.storage import store
+from vecstore.storage.fetch import fetch
 from vecstore.storage.ids import hash_ids
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
-from vecstore.types import Hit, Hits, Id, Record
+from vecstore.types import Copied, HitsBatch, Id, Record
 
 _DTYPES = {
     "float32": np.float32,
@@ -77,15 +78,33 @@ def readable(blocks: Blocks, slots: Numbers, filter_: Where | None, vectors: boo
                     yield record
 
 
-def hits_of(blocks: Blocks, found: list[Found]) -> list[Hits]:
-    slots = np.concatenate([slots for slots, _ in found]) if found else np.zeros(0, dtype=np.int64)
-    records = iter(store.read_stored(blocks, read_slots(blocks, slots)))
-    return [
-        Hits(
-            [
-                Hit(stored.id, distance, stored.metadata)
-                for distance, stored in zip(distances.tolist(), records, strict=False)
-            ]
-        )
-        for _, distances in found
-    ]
+def hits_of(blocks: Blocks, found: list[Found], width: int | None = None) -> HitsBatch:
+    """As ``hits``, from each query's own slots and distances."""
+    if len(found) == 1:
+        slots, distances = found[0]
+        return hits(blocks, slots, distances, np.array((0, slots.size)), width)
+    offsets = np.zeros(len(found) + 1, dtype=np.int64)
+    if not found:
+        return hits(blocks, offsets[1:], np.zeros(0), offsets, width)
+    np.cumsum([slots.size for slots, _ in found], out=offsets[1:])
+    slots = np.concatenate([slots for slots, _ in found])
+    return hits(blocks, slots, np.concatenate([distances for _, distances in found]), offsets, width)
+
+
+def hits(
+    blocks: Blocks,
+    slots: Numbers,
+    distances: NDArray[np.float64],
+    offsets: Numbers,
+    width: int | None = None,
+) -> HitsBatch:
+    """What callers see: query i has what lies from ``offsets[i]`` to ``offsets[i + 1]``.
+
+    The records are copied out of the state, and the arrays given here are kept. ``width`` is that of the
+    batch's arrays, by default the largest number of hits that a query has.
+    """
+    starts, ends = offsets[:-1], offsets[1:]
+    if width is None:
+        width = int((ends - starts).max(initial=0))
+    copied = Copied(distances, *fetch(blocks, slots), store.unpacked)
+    return HitsBatch._of(copied, starts, ends, width, blocks.header.text_ids == 0)

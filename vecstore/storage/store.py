@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -73,18 +74,20 @@ def read_packed(blocks: Blocks, entries: NDArray[np.void]) -> list[bytes]:
 def read_stored(blocks: Blocks, entries: NDArray[np.void]) -> list[Stored]:
     """The records at these entries of the slot table, decoded."""
     marks, text = entries["mark"].tolist(), ((entries["flags"] & TEXT) > 0).tolist()
-    found = []
-    unpack = msgpack.unpackb
-    for packed, mark, is_text in zip(read_packed(blocks, entries), marks, text, strict=True):
-        try:
-            content = unpack(packed)
-            stored = Stored(content[0], content[1]) if is_text else Stored(mark, content)
-        except (ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException) as error:
-            raise damaged(keys.RECORDS, 0, f"a record in it cannot be read ({error})") from None
-        if type(stored.metadata) is not dict or (is_text and type(stored.id) is not str):
-            raise damaged(keys.RECORDS, 0, "a record in it is not a record")
-        found.append(stored)
-    return found
+    packed = read_packed(blocks, entries)
+    return [Stored(*unpacked(*record)) for record in zip(packed, marks, text, strict=True)]
+
+
+def unpacked(packed: bytes | memoryview, mark: int, is_text: bool) -> tuple[str | int, dict[str, Any]]:
+    """The id and the metadata that a record's bytes stand for."""
+    try:
+        content = msgpack.unpackb(packed)
+        id_, metadata = (content[0], content[1]) if is_text else (mark, content)
+    except (ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException) as error:
+        raise damaged(keys.RECORDS, 0, f"a record in it cannot be read ({error})") from None
+    if type(metadata) is not dict or (is_text and type(id_) is not str):
+        raise damaged(keys.RECORDS, 0, "a record in it is not a record")
+    return id_, metadata
 
 
 def live_slots(blocks: Blocks) -> Numbers:

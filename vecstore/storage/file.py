@@ -11,7 +11,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -43,10 +42,11 @@ _QUIET_SECONDS = 5.0
 class Snapshot:
     """One steady state: owns LMDB's read transaction, which keeps the state's pages from being reused."""
 
+    __slots__ = ("_file", "_transaction", "opened", "state")
+
     def __init__(self, file: File, opened: Opened, transaction: Any, state: State) -> None:
         self.state = state
         self.opened = opened
-        self.begun = time.monotonic()
         self._file = file
         self._transaction = transaction
 
@@ -64,10 +64,6 @@ class Snapshot:
         """Give the state's pages free; False if they may have been reused before this."""
         transaction, self._transaction = self._transaction, None
         return transaction is None or self._file.release(self, transaction)
-
-    @property
-    def open(self) -> bool:
-        return self._transaction is not None
 
     def __del__(self) -> None:
         self.close()
@@ -90,7 +86,8 @@ class File:
         self._lock_fd = -1
         self._gone: str | None = None
         self._uuid: bytes | None = None
-        self._snapshots: weakref.WeakSet[Snapshot] = weakref.WeakSet()
+        # When each snapshot that is out was taken, by its id: a reference would keep it from ending.
+        self._begun: dict[int, float] = {}
         # Openings of files that the path named before, kept for the snapshots on them.
         self._former: list[Opened] = []
         self._now: Opened | None = self._open()
@@ -182,11 +179,16 @@ class File:
         while True:
             with self._lock:
                 now = self._current()
-                begun = None if self._outdated(now) else self._begin(now)
+                begun = self._begin(now)
                 if begun is not None:
                     transaction, state = begun
-                    # Only what is under the path after the transaction began was the newest when it began.
-                    if not self._outdated(now):
+                    try:
+                        # Only what is under the path after the transaction began was the newest when it began.
+                        outdated = self._outdated(now)
+                    except BaseException:
+                        transaction.abort()
+                        raise
+                    if not outdated:
                         return self._taken(now, transaction, state)
                     transaction.abort()
                     del transaction, state, begun
@@ -195,10 +197,10 @@ class File:
                     self._reopen()
 
     def _begin(self, now: Opened) -> tuple[Any, State] | None:
-        """A read transaction; None where a failed write left an environment that must be opened anew first."""
+        """A read transaction; None where it must be opened anew first."""
         try:
             return now.begin()
-        except StorageError:
+        except VecstoreError:
             if self._outdated(now):
                 return None
             raise
@@ -212,7 +214,7 @@ class File:
         self._uuid = state.header.uuid
         now.active += 1
         snapshot = Snapshot(self, now, transaction, state)
-        self._snapshots.add(snapshot)
+        self._begun[id(snapshot)] = time.monotonic()
         return snapshot
 
     def release(self, snapshot: Snapshot, transaction: Any) -> bool:
@@ -223,16 +225,23 @@ class File:
             steady = self._private or self._was_steady(opened, snapshot.state)
             transaction.abort()
             opened.active -= 1
-            for former in [former for former in self._former if not former.active]:
-                self._former.remove(former)
-                former.close()
+            del self._begun[id(snapshot)]
+            if self._former:
+                self._close_former()
         if self.handles <= 0:
             with _registry, self._lock:
                 self._close_if_unused()
         return steady
 
+    def _close_former(self) -> None:
+        for former in [former for former in self._former if not former.active]:
+            self._former.remove(former)
+            former.close()
+
     def _was_steady(self, opened: Opened, state: State) -> bool:
         """Whether every writer knew of this snapshot, or none has written."""
+        if opened.newest_is(state):
+            return True
         known = opened.locked and identity(self.path + "-lock") == opened.lock_file
         if known or identity(self.path) != opened.identity:
             return True
@@ -327,8 +336,8 @@ class File:
 
     def oldest_snapshot(self) -> float:
         """Seconds since the oldest read of this process that is still under way began; 0 where none is."""
-        now = time.monotonic()
-        return max((now - snapshot.begun for snapshot in list(self._snapshots) if snapshot.open), default=0.0)
+        with self._lock:
+            return time.monotonic() - min(self._begun.values()) if self._begun else 0.0
 
     def readers(self) -> int:
         """How many reads are under way, in all processes."""

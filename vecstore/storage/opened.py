@@ -59,6 +59,7 @@ class Opened:
         self._checked = Checked()
         self._state: State | None = None
         self._maps: tuple[platform.Mapping, platform.Mapping] | None = None
+        self._commits: tuple[memoryview, int, int] | None = None
         self._readers_checked = time.monotonic()
         self.fd = platform.open_shared(path)
         _alive.add(self)
@@ -84,7 +85,7 @@ class Opened:
         if self.fd >= 0:
             os.close(self.fd)
         self.environment, self.fd = None, -1
-        self._state = self._maps = None
+        self._state = self._maps = self._commits = None
 
     def _refuse_unsound(self, size: int) -> None:
         """Check what LMDB will begin with, before LMDB sees it."""
@@ -118,6 +119,13 @@ class Opened:
                 f"{self.path}: its two meta pages contradict each other; restore a backup"
             )
         raise failure
+
+    def newest_is(self, state: State) -> bool:
+        """Whether nothing was committed since this state, which is of this file: asks no system call."""
+        if self._commits is None:
+            return False
+        words, first, second = self._commits
+        return max(words[first], words[second]) == state.meta.transaction
 
     def _environment(self) -> Any:
         with translated(self.path, "opening it"):
@@ -173,6 +181,10 @@ class Opened:
         )
 
     def _transaction(self) -> Any:
+        try:
+            return self.environment.begin()
+        except (lmdb.Error, OSError):
+            pass  # tried again below, where each failure has its remedy
         with translated(self.path, "reading"):
             try:
                 return self.environment.begin()
@@ -211,6 +223,8 @@ class Opened:
         header = read_header(block, size // meta.page_bytes)
         sizes = layout(header.settings, meta.page_bytes)
         self._state = State(header, sizes, meta, pages, mapping, scanned, self._checked)
+        metas = memoryview(mapping.bytes[: 2 * page_bytes]).cast("Q")  # type: ignore[arg-type]
+        self._commits = metas, META_BYTES // 8 - 1, (page_bytes + META_BYTES) // 8 - 1
         return self._state
 
     def _mappings(self, size: int) -> tuple[platform.Mapping, platform.Mapping]:

@@ -28,7 +28,7 @@ def _sum(address, n_words, weights, first):
 
 
 @helper
-def _block(address, length, weights):
+def block_sum(address, length, weights):
     head = _sum(address, _FIELD_WORDS, weights, 0)
     return head + _sum(address + _HEADER, (length - _HEADER) // 4, weights, _FIELD_WORDS)
 
@@ -38,13 +38,13 @@ def _checksum(address, n_words, weights):
 
 
 def _block_checksum(address, length, weights):
-    return _block(types.int64(address), length, weights)
+    return block_sum(types.int64(address), length, weights)
 
 
 def _first_bad_block(addresses, length, weights):
     for i in range(len(addresses)):
         address = types.int64(addresses[i])
-        if load(as_uint64(address + _FIELD), 0) != _block(address, length, weights):
+        if load(as_uint64(address + _FIELD), 0) != block_sum(address, length, weights):
             return i
     return -1
 

@@ -23,6 +23,9 @@ MAGIC = int.from_bytes(b"vsB1", "little")
 HEAD_BYTES = 48
 PAGE_HEAD_BYTES = 16
 
+# Kinds whose blocks have the larger of the two sizes.
+_DATA_KINDS = (keys.RECORDS, keys.VECTORS, keys.LONG, keys.CODES, keys.INDEX)
+
 HEAD = np.dtype(
     [
         ("magic", "<u4"),
@@ -46,8 +49,8 @@ def value_bytes(pages: int, page_bytes: int) -> int:
 class Layout:
     """Sizes that follow from the settings and the file's page size.
 
-    Two sizes only: tables take one page, vectors and records share one larger size, so that what one
-    block frees fits the next.
+    Two sizes only: tables and the graph's rows take one page, vectors, records and codes share one larger
+    size, so that what one block frees fits the next.
     """
 
     page_bytes: int
@@ -72,8 +75,16 @@ class Layout:
         """Offsets inside a record block are 16 bits wide."""
         return min(self.data_payload, 0xFFFF - HEAD_BYTES)
 
+    def graph_rows(self, degree: int) -> int:
+        """Nodes in a block of the graph, each a slot and its neighbours."""
+        return self.table_payload // (4 * (1 + degree))
+
+    def code_rows(self, code_bytes: int) -> int:
+        """Codes in a block."""
+        return self.data_payload // code_bytes
+
     def pages(self, kind: int) -> int:
-        return self.data_pages if kind in (keys.RECORDS, keys.VECTORS, keys.LONG) else 1
+        return self.data_pages if kind in _DATA_KINDS else 1
 
     def length(self, kind: int) -> int:
         return value_bytes(self.pages(kind), self.page_bytes)

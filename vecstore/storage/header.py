@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import msgpack
@@ -15,11 +15,47 @@ from vecstore.storage.blocks import (
     HEAD_BYTES,
     PAGE_HEAD_BYTES,
     Bytes,
+    Layout,
     count_of,
     damaged,
     new_block,
     set_count,
 )
+
+MAX_DEGREE = 255
+MAX_CODEC_LENGTH = 32
+# What a number of the graph's part may be at most; the others are numbers of nodes, slots and blocks.
+_MOST = {"degree": MAX_DEGREE, "code_bytes": 1 << 20, "index_bytes": 1 << 30, "seed": (1 << 64) - 1}
+
+
+@dataclass(frozen=True)
+class GraphHeader:
+    """What the graph in the file is: its shape, and the first block of each of its parts."""
+
+    nodes: int
+    # Neighbours that a row has room for.
+    degree: int
+    code_bytes: int
+    codec: str
+    # Nodes that a walk may begin at.
+    entries: int
+    index_bytes: int
+    # Live records when it was built, and the slots that there were: no row names another.
+    built: int
+    slots: int
+    seed: int
+    graph_first: int = 0
+    codes_first: int = 0
+    index_first: int = 0
+
+    def blocks(self, layout: Layout) -> dict[int, tuple[int, int]]:
+        """Kind -> (first block, blocks) of each part, and of the bits that say which slots are linked."""
+        return {
+            keys.GRAPH: (self.graph_first, -(-self.nodes // layout.graph_rows(self.degree))),
+            keys.CODES: (self.codes_first, -(-self.nodes // layout.code_rows(self.code_bytes))),
+            keys.INDEX: (self.index_first, -(-self.index_bytes // layout.data_payload)),
+            keys.LINKED: (0, -(-self.slots // (layout.table_payload * 8))),
+        }
 
 
 @dataclass
@@ -42,6 +78,7 @@ class Header:
     counts: dict[int, int] = field(default_factory=lambda: dict.fromkeys(keys.KINDS, 0))
     catalog: dict[int, list[int]] = field(default_factory=lambda: {kind: [] for kind in keys.KINDS})
     version: int = FORMAT_VERSION
+    graph: GraphHeader | None = None
 
     def copy(self) -> Header:
         return replace(
@@ -69,6 +106,7 @@ def write_header(header: Header, page_bytes: int) -> Bytes:
         "staged": header.staged,
         "counts": {chr(kind): count for kind, count in header.counts.items()},
         "catalog": {chr(kind): parts for kind, parts in header.catalog.items()},
+        "graph": None if header.graph is None else asdict(header.graph),
     }
     packed = msgpack.packb(content)
     pages = -(-(len(packed) + HEAD_BYTES + PAGE_HEAD_BYTES) // page_bytes)
@@ -103,6 +141,8 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
     dtype, metric = content["dtype"], content["metric"]
     if dtype not in DTYPES or metric not in METRICS_BY_DTYPE[dtype]:
         raise ValueError(f"metric {metric!r} with dtype {dtype!r}")
+    if content["version"] == 1:
+        content = _upgraded(content)
     counts = {kind: _number(content["counts"][chr(kind)], most_blocks * 64) for kind in keys.KINDS}
     catalog = {}
     for kind in keys.KINDS:
@@ -127,10 +167,54 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
         counts=counts,
         catalog=catalog,
         version=content["version"],
+        graph=None if content["graph"] is None else _graph(content["graph"]),
     )
     if not header.text_ids <= header.records <= header.slots:
         raise CorruptionError(f"{header.records} records in {header.slots} slots")
+    if header.graph is not None and not header.graph.slots <= header.slots:
+        raise CorruptionError(f"a graph of {header.graph.slots} slots, of which there are {header.slots}")
     return header
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A header of format 1 in today's form; its version stays what it is until the next write."""
+    names = [chr(kind) for kind in keys.GRAPH_KINDS]
+    counts, catalog = dict(content["counts"]), dict(content["catalog"])
+    return content | {
+        "counts": counts | dict.fromkeys(names, 0),
+        "catalog": catalog | {name: [] for name in names},
+        "graph": None,
+    }
+
+
+def _graph(content: dict[str, Any]) -> GraphHeader:
+    """The graph's part, each number within its own bounds; ``check_graph`` compares it with the blocks."""
+    codec = content["codec"]
+    if not isinstance(codec, str) or not 1 <= len(codec) <= MAX_CODEC_LENGTH:
+        raise ValueError("codec")
+    numbers = {
+        each.name: _number(content[each.name], _MOST.get(each.name, keys.MAX_NUMBER))
+        for each in fields(GraphHeader)
+        if each.name != "codec"
+    }
+    graph = GraphHeader(codec=codec, **numbers)
+    if min(graph.degree, graph.index_bytes, graph.slots, graph.code_bytes) < 1 or graph.code_bytes % 16:
+        raise ValueError("graph")
+    if not 1 <= graph.entries <= graph.nodes:
+        raise ValueError(f"{graph.entries} entries of {graph.nodes} nodes")
+    return graph
+
+
+def check_graph(header: Header, layout: Layout) -> None:
+    """Compare the graph's numbers with what its blocks can hold."""
+    graph = header.graph
+    if graph is None:
+        return
+    if graph.code_bytes > layout.data_payload:
+        raise damaged(keys.HEADER, 0, f"it speaks of codes of {graph.code_bytes} bytes")
+    for kind, (first, blocks) in graph.blocks(layout).items():
+        if first + blocks > header.counts[kind]:
+            raise damaged(keys.HEADER, 0, f"its graph needs more than its {keys.NAMES[kind]} blocks hold")
 
 
 def _number(value: object, most: int) -> int:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 HEADER = ord("H")  # one: settings, counts, generations of the catalog
 CATALOG = ord("C")  # generation of every other block
+CODES = ord("Q")  # the graph's coded vectors, node by node
 DIRECTORY = ord("D")  # hash prefix -> id bucket
+GRAPH = ord("G")  # the graph's rows: a node's slot and its neighbours
 IDS = ord("I")  # buckets of (hash, slot)
+INDEX = ord("N")  # the graph's parameters, one string of bytes
+LINKED = ord("P")  # one bit a slot: its record is in the graph
 LIVE = ord("L")  # one bit a slot
 RECORDS = ord("R")  # ids and metadata, packed
 SLOTS = ord("S")  # slot -> place of its record
@@ -17,13 +21,19 @@ VECTORS = ord("V")  # rows, slot by slot
 LONG = ord("X")  # pieces of records too long for a block
 
 # Those that the catalog lists.
-KINDS = (DIRECTORY, IDS, LIVE, LONG, RECORDS, SLOTS, VECTORS)
+KINDS = (CODES, DIRECTORY, GRAPH, IDS, INDEX, LINKED, LIVE, LONG, RECORDS, SLOTS, VECTORS)
+# The parts of the graph, which format 1 did not have.
+GRAPH_KINDS = (CODES, GRAPH, INDEX, LINKED)
 
 NAMES = {
     HEADER: "header",
     CATALOG: "catalog",
+    CODES: "codes",
     DIRECTORY: "directory",
+    GRAPH: "graph",
     IDS: "ids",
+    INDEX: "index",
+    LINKED: "linked",
     LIVE: "live",
     LONG: "long record",
     RECORDS: "records",

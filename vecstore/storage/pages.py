@@ -130,6 +130,24 @@ class PageMap:
         if self._meta.root is not None:
             yield from self._below(self._meta.root, self._meta.depth, first, last, set())
 
+    def between(self, first: int, last: int) -> Leaf:
+        """All entries with keys from first to last, as if one leaf had them: many leaves are read at once."""
+        if self._meta.root is None:
+            return Leaf(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
+        at = [self._meta.root]
+        for _ in range(self._meta.depth - 1):
+            below: list[int] = []
+            for page in at:
+                separators, children = self._branch(page)
+                low, high = np.searchsorted(separators, (first, last), side="right").tolist()
+                below += children[low : high + 1]
+            at = below
+            if len(at) > len(self._pages):
+                raise self._bad(at[0], "it is linked twice")
+        whole = self._parse(np.array(at, dtype=np.int64))
+        low, high = np.searchsorted(whole.keys, (first, last + 1)).tolist()
+        return Leaf(whole.keys[low:high], whole.pages[low:high], whole.sizes[low:high])
+
     def check_writable(self) -> None:
         """Check all that LMDB's own code follows when it writes: both trees, and the list of free pages.
 
@@ -224,27 +242,56 @@ class PageMap:
         known = self._leaves.get(page)
         if known is not None:
             return known
-        data, offsets = self._open(page, _LEAF)
-        if offsets.max() > self._page_bytes - 8 - KEY_BYTES - 8:
-            raise self._bad(page, "its nodes are out of place")
-        words = data.view("<u2")[(offsets >> 1)[:, None] + np.arange(4)].astype(np.int64)
-        if (words[:, 2] != _BIG_DATA).any() or (words[:, 3] != KEY_BYTES).any():
-            raise self._bad(page, "it holds an entry of a foreign kind")
-        tails = data[offsets[:, None] + np.arange(8, 8 + KEY_BYTES + 8)].astype(np.int64)
-        weights = np.int64(1) << np.arange(32, -1, -8, dtype=np.int64)
-        found = (tails[:, :KEY_BYTES] * weights).sum(axis=1)
-        pages = np.ascontiguousarray(tails[:, KEY_BYTES:].astype(np.uint8)).view("<i8").ravel()
-        sizes = words[:, 0] | words[:, 1] << 16
-        spans = self._span(sizes)
-        if (np.diff(found) <= 0).any():
-            raise self._bad(page, "its keys are out of order")
-        if (pages < 2).any() or (pages > self._meta.last_page + 1 - spans).any():
-            raise self._bad(page, "it points outside of the file")
-        if (pages > len(self._pages) - spans).any():
-            raise self._bad(page, "it points behind the end of the file: the file was truncated")
-        leaf = Leaf(found, pages.astype(np.int64), sizes)
+        leaf = self._parse(np.array([page], dtype=np.int64))
         self._leaves[page] = leaf
         return leaf
+
+    def _parse(self, leaves: NDArray[np.int64]) -> Leaf:
+        """The entries of these leaf pages, which follow each other in the tree."""
+        inside = (leaves >= 2) & (leaves < len(self._pages))
+        if not inside.all():
+            page = int(leaves[~inside][0])
+            raise self._bad(page, "it lies behind the end of the file: the file was truncated")
+        heads = self._pages[leaves, :PAGE_HEAD_BYTES]
+        lower, upper = (heads.view("<u2")[:, place].astype(np.int64) for place in (6, 7))
+        wrong = (heads.view("<i8")[:, 0] != leaves) | (heads.view("<u2")[:, 5] != _LEAF)
+        wrong |= (lower <= PAGE_HEAD_BYTES) | (lower > upper) | (upper > self._page_bytes) | (lower & 1 > 0)
+        if wrong.any():
+            raise self._bad(int(leaves[wrong][0]), "its header is wrong")
+        counts = (lower - PAGE_HEAD_BYTES) // 2
+        ends = np.cumsum(counts)
+        owners = np.repeat(np.arange(leaves.size), counts)
+        starts = leaves[owners] * self._page_bytes
+        inner = np.arange(int(ends[-1])) - (ends - counts)[owners]
+        data = self._pages.reshape(-1)
+        shorts = data.view("<u2")
+        offsets = shorts[(starts + PAGE_HEAD_BYTES) // 2 + inner].astype(np.int64)
+        wrong = (offsets & 1 > 0) | (offsets < upper[owners])
+        wrong |= offsets > self._page_bytes - 8 - KEY_BYTES - 8
+        if wrong.any():
+            raise self._bad(int(leaves[owners[wrong]][0]), "its nodes are out of place")
+        nodes = starts + offsets
+        words = shorts[(nodes // 2)[:, None] + np.arange(4)].astype(np.int64)
+        wrong = (words[:, 2] != _BIG_DATA) | (words[:, 3] != KEY_BYTES)
+        if wrong.any():
+            raise self._bad(int(leaves[owners[wrong]][0]), "it holds an entry of a foreign kind")
+        tails = data[nodes[:, None] + np.arange(8, 8 + KEY_BYTES + 8)]
+        weights = np.int64(1) << np.arange(32, -1, -8, dtype=np.int64)
+        found: NDArray[np.int64] = tails[:, :KEY_BYTES].astype(np.int64) @ weights
+        wrong = np.r_[False, np.diff(found) <= 0]
+        if wrong.any():
+            raise self._bad(int(leaves[owners[wrong]][0]), "its keys are out of order")
+        pages = np.ascontiguousarray(tails[:, KEY_BYTES:]).view("<i8").ravel().astype(np.int64)
+        sizes = words[:, 0] | words[:, 1] << 16
+        spans = self._span(sizes)
+        wrong = (pages < 2) | (pages > self._meta.last_page + 1 - spans)
+        if wrong.any():
+            raise self._bad(int(leaves[owners[wrong]][0]), "it points outside of the file")
+        wrong = pages > len(self._pages) - spans
+        if wrong.any():
+            page = int(leaves[owners[wrong]][0])
+            raise self._bad(page, "it points behind the end of the file: the file was truncated")
+        return Leaf(found, pages, sizes)
 
     def _check_free(
         self,

@@ -9,7 +9,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.config import STAGE_BYTES
+from vecstore.config import FORMAT_VERSION, STAGE_BYTES
 from vecstore.errors import CorruptionError
 from vecstore.kernels import dispatch
 from vecstore.storage import keys
@@ -19,6 +19,17 @@ from vecstore.storage.file import File, Snapshot
 from vecstore.storage.header import Header, write_header
 from vecstore.storage.pages import PageMap
 from vecstore.storage.state import Numbers, State
+
+# Kinds of which a large write makes more than fits into memory.
+_STAGED_KINDS = (
+    keys.VECTORS,
+    keys.RECORDS,
+    keys.SLOTS,
+    keys.LONG,
+    keys.GRAPH,
+    keys.CODES,
+    keys.INDEX,
+)
 
 _DEAD = np.uint64(0xFFFF)
 
@@ -132,6 +143,35 @@ class Session:
         self._set_word(kind, number, 0)
         self.changed = True
 
+    def free_all(self, kind: int) -> None:
+        """Drop all blocks of a kind, whatever is in them: a damaged one as well, if LMDB can let go of it."""
+        numbers = np.flatnonzero(self.present(kind))
+        orders = [keys.order(kind, number) for number in numbers.tolist()]
+        known = [order not in self._dirty and order not in self._staged for order in orders]
+        self._base.check_spans(kind, numbers[np.array(known, dtype=bool)])
+        for order, number in zip(orders, numbers.tolist(), strict=True):
+            self._dirty.pop(order, None)
+            self._staged.pop(order, None)
+            self._set_word(kind, number, 0)
+        self._freed.update(orders)
+        self.changed = self.changed or bool(orders)
+
+    def free_numbers(self, kind: int, amount: int) -> int:
+        """The first of so many numbers in a row, the lowest of which no block is, and was none before.
+
+        Blocks of these numbers can be staged: nothing that is published speaks of them.
+        """
+        used = np.zeros(max(self.header.counts[kind], self._base.header.counts[kind]), dtype=bool)
+        for present in (self.present(kind), self._base.present(kind)):
+            used[: present.size] |= present
+        places = np.flatnonzero(used)
+        starts = np.r_[0, places + 1]
+        ends = np.r_[places, starts[-1] + amount]
+        first = int(starts[np.argmax(ends - starts >= amount)])
+        if first + amount > self.header.counts[kind]:
+            self._grow(kind, first + amount)
+        return first
+
     def dead_bytes(self, kind: int) -> NDArray[np.int64]:
         words: NDArray[np.uint64] = self._words_of(kind)[: self.header.counts[kind]]
         dead: NDArray[np.int64] = np.bitwise_and(words, _DEAD).astype(np.int64)
@@ -178,8 +218,7 @@ class Session:
         batch = {
             order: block
             for order, block in self._dirty.items()
-            if order >> 32 in (keys.VECTORS, keys.RECORDS, keys.SLOTS, keys.LONG)
-            and order & keys.MAX_NUMBER >= base.counts[order >> 32]
+            if order >> 32 in _STAGED_KINDS and self._is_new(order)
         }
         header = base.copy()
         header.staged = True
@@ -190,6 +229,12 @@ class Session:
             self._set_word(order >> 32, order & keys.MAX_NUMBER, self._word_of(order, generation))
         self._fresh_bytes = 0
         self._rebase()
+
+    def _is_new(self, order: int) -> bool:
+        """Whether the published state has no block of this number."""
+        kind, number = order >> 32, order & keys.MAX_NUMBER
+        counted = number < self._base.header.counts[kind]
+        return not counted or not int(self._base.entries(kind, number, number + 1)[0])
 
     def commit(self) -> None:
         """All of it, or none: what this returns from survives whatever comes."""
@@ -205,6 +250,7 @@ class Session:
     def _write(
         self, blocks: dict[int, Bytes], freed: list[int], header: Header, *, catalog: bool = False
     ) -> int:
+        header.version = FORMAT_VERSION
         while True:
             try:
                 return self._try_to_write(blocks, freed, header, catalog)

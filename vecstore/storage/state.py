@@ -21,7 +21,8 @@ from vecstore.storage.blocks import (
     damaged,
     payload,
 )
-from vecstore.storage.header import Header
+from vecstore.storage.header import Header, check_graph
+from vecstore.storage.lazy import NO_GENERATION, LazyTable
 from vecstore.storage.pages import Meta, PageMap
 from vecstore.storage.platform import Mapping
 
@@ -114,6 +115,8 @@ class State:
         for kind, per_block in room.items():
             if header.slots > header.counts[kind] * per_block:
                 raise damaged(keys.HEADER, 0, f"it counts more slots than its {keys.NAMES[kind]} blocks hold")
+        check_graph(header, layout)
+        self._lazy: dict[tuple[int, int, int], tuple[Checked, LazyTable]] = {}
 
     def block(self, kind: int, number: int) -> Bytes:
         generation = int(self.entries(kind, number, number + 1)[0]) >> 16
@@ -136,6 +139,70 @@ class State:
 
     def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
         return self._mapping.bytes, self._offsets(kind, numbers)
+
+    def lazy(self, kind: int, first: int, count: int, *, gaps: bool = False) -> LazyTable:
+        """Where these blocks lie, found without reading any of them.
+
+        A missing block is damage, unless ``gaps`` says that some were freed: those have address 0.
+        """
+        known = self._lazy.get((kind, first, count))
+        if known is None or known[0] is not self.checked:  # a whole verification begins to check anew
+            self._lazy[kind, first, count] = known = self.checked, self._lazy_table(kind, first, count)
+        table = known[1]
+        if not gaps and count and not table.addresses.all():
+            raise damaged(kind, first + int(np.argmin(table.addresses)), "it is missing")
+        return table
+
+    def _lazy_table(self, kind: int, first: int, count: int) -> LazyTable:
+        generations = self.entries(kind, first, first + count) >> np.uint64(16)
+        listed = generations > 0
+        places = self._places[kind][first : first + count]
+        if (listed & (places == 0)).any():
+            self._locate(kind, first, count)
+            lost = listed & (places == 0)
+            if lost.any():
+                raise damaged(kind, first + int(np.argmax(lost)), "it is missing")
+        offsets = (places * self.layout.page_bytes + PAGE_HEAD_BYTES).astype(np.uint64)
+        return LazyTable(
+            kind=kind,
+            first=first,
+            length=self.layout.length(kind),
+            base=self._mapping.address,
+            page_bytes=self.layout.page_bytes,
+            addresses=np.where(listed, offsets + np.uint64(self._mapping.address), np.uint64(0)),
+            generations=np.where(listed, generations, NO_GENERATION),
+            seen=self.checked.seen(kind, self.header.counts[kind])[first : first + count],
+            mapping=self._mapping,
+        )
+
+    def _locate(self, kind: int, first: int, count: int) -> None:
+        """Note the places of all these blocks."""
+        leaf = self.pages.between(keys.order(kind, first), keys.order(kind, first + count - 1))
+        numbers = leaf.keys & keys.MAX_NUMBER
+        wrong = leaf.sizes != self.layout.length(kind)
+        if wrong.any():
+            raise damaged(kind, int(numbers[wrong][0]), "it has a wrong length")
+        self._places[kind][numbers] = leaf.pages
+
+    def check_spans(self, kind: int, numbers: Numbers) -> None:
+        """LMDB's headers before these blocks: it believes them when it frees the blocks."""
+        if numbers.size == 0:
+            return
+        first = int(numbers.min())
+        self._locate(kind, first, int(numbers.max()) + 1 - first)
+        places = self._places[kind][numbers]
+        if not places.all():
+            raise damaged(kind, int(numbers[places == 0][0]), "it is missing")
+        heads = gather(self._mapping.bytes, places * self.layout.page_bytes, PAGE_HEAD_BYTES)
+        wrong = self._wrong_spans(kind, places, heads)
+        if wrong.any():
+            self.pages.check_span(int(places[wrong][0]), self.layout.pages(kind))
+
+    def _wrong_spans(self, kind: int, places: Numbers, heads: Bytes) -> NDArray[np.bool_]:
+        wrong: NDArray[np.bool_] = heads.view("<u8")[:, 0].astype(np.int64) != places
+        wrong |= heads.view("<u2")[:, 5] != 4
+        wrong |= heads.view("<u4")[:, 3] != self.layout.pages(kind)
+        return wrong
 
     def present(self, kind: int) -> NDArray[np.bool_]:
         return self.entries(kind, 0, self.header.counts[kind]) > 0
@@ -227,9 +294,7 @@ class State:
             | (heads["length"] != length)
         )
         spans = np.ascontiguousarray(both[:, :PAGE_HEAD_BYTES])
-        wrong |= spans.view("<u8")[:, 0].astype(np.int64) != offsets // self.layout.page_bytes
-        wrong |= spans.view("<u2")[:, 5] != 4
-        wrong |= spans.view("<u4")[:, 3] != self.layout.pages(kind)
+        wrong |= self._wrong_spans(kind, offsets // self.layout.page_bytes, spans)
         bad = int(np.argmax(wrong)) if wrong.any() else -1
         if bad < 0 and numbers.size < _FEW:
             for start, number, generation in zip(

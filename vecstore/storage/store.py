@@ -14,6 +14,7 @@ from vecstore.config import DEAD_BLOCKS_FLOOR, DEAD_SHARE
 from vecstore.storage import ids as id_table
 from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, count_of, damaged, extra_of
+from vecstore.storage.graph import clear_linked
 from vecstore.storage.ids import Ids, hash_ids
 from vecstore.storage.records import (
     ENTRY_BYTES,
@@ -131,6 +132,7 @@ def delete(session: Session, slots: Numbers) -> None:
     id_table.remove(session, hashes_of(session, entries), slots)
     _drop_records(session, entries)
     set_live(session, slots, False)
+    clear_linked(session, slots)
     session.header.records -= slots.size
     session.header.text_ids -= int(((entries["flags"] & TEXT) > 0).sum())
     _free_dead_vectors(session)
@@ -232,6 +234,8 @@ def _free_dead_vectors(session: Session) -> None:
     mask = live_mask(session)
     live = np.flatnonzero(mask)
     slots = int(live[-1]) + 1 if live.size else 0
+    if header.graph is not None:
+        slots = max(slots, header.graph.slots)  # its rows name no slot that does not exist
     if slots < header.slots:
         header.slots = slots
         session.cache["live"] = mask[:slots].copy()

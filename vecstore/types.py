@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -80,15 +80,20 @@ class Copied:
                 made.setdefault(place, hit)
         return [made[place] for place in places]
 
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.concatenate((np.zeros(1, dtype=np.int64), self._ends[:-1]))
+
     def _decoded(self, places: list[int]) -> Iterator[Hit]:
         assert self._unpack is not None
-        at = np.array(places)
-        starts = np.where(at > 0, self._ends[at - 1], 0)
+        first, last = places[0], places[-1]
+        neighbours = last - first + 1 == len(places)
+        at: Any = slice(first, last + 1) if neighbours else np.array(places)
         texts = [0] * len(places) if self._text is None else self._text[at].tolist()
         data = memoryview(self._packed)  # type: ignore[arg-type]
-        numbers = (array[at].tolist() for array in (self._marks, self._ends, self.distances))
-        for mark, end, distance, start, text in zip(*numbers, starts.tolist(), texts, strict=True):
-            id_, metadata = self._unpack(data[start:end], mark, bool(text))
+        numbers = (array[at].tolist() for array in (self._marks, self.distances, self._starts, self._ends))
+        for mark, distance, start, end, text in zip(*numbers, texts, strict=True):
+            id_, metadata = self._unpack(data[start:end], mark, text > 0)
             yield Hit(id_, distance, metadata)
 
 

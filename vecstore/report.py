@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vecstore.query.fields import Fields
 from vecstore.storage import keys
 from vecstore.storage.file import File
+from vecstore.storage.graph import linked_mask
 from vecstore.storage.state import Blocks
 
 
@@ -26,6 +27,7 @@ def stats(blocks: Blocks, file: File, fields: Fields) -> dict[str, Any]:
     # The two meta pages and the header stand beside what the catalog lists.
     pages = sum(count * layout.pages(kind) for kind, count in present.items()) + catalog + 3
     rows = present[keys.VECTORS] * layout.rows
+    graph = header.graph
     file_bytes = os.path.getsize(file.path)
     cached = sum(value.nbytes for value in blocks.cache.values() if isinstance(value, np.ndarray))
     return {
@@ -47,8 +49,10 @@ def stats(blocks: Blocks, file: File, fields: Fields) -> dict[str, Any]:
         "filter_columns": fields.names,
         "readers": file.readers(),
         "snapshot_age_seconds": file.oldest_snapshot(),
-        "pending": 0,
-        "graph_degree": None,
+        "pending": 0 if graph is None else header.records - int(linked_mask(blocks).sum(dtype=np.int64)),
+        "graph_degree": None if graph is None else graph.degree,
+        "nodes": 0 if graph is None else graph.nodes,
+        "codec": None if graph is None else graph.codec,
     }
 
 

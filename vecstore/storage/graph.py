@@ -6,6 +6,7 @@ staged ahead of that commit while the old one is read; the next one takes the ol
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -53,7 +54,8 @@ def write_graph(
     Node i is the record in ``slots[i]``, or nobody's where that is NONE. ``neighbors`` (n, degree) and
     ``codes`` (n, code_bytes) are arrays or come in chunks of any length, in the order of the nodes; an
     iterator may read through the session, and asks anew for each chunk where blocks lie. ``linked`` says
-    which nodes stand for their slot's present vector; without it all do whose slot is live.
+    which nodes stand for their slot's present vector; without it all do whose slot is live. ``index`` is a
+    msgpack map of whatever the search needs besides, and must not speak of slots: a copy moves them.
     """
     layout, nodes = session.layout, int(slots.size)
     owners = slots.astype(np.uint32)
@@ -74,6 +76,7 @@ def write_graph(
         built=session.header.records if built is None else built,
         slots=session.header.slots,
         seed=seed,
+        stamp=secrets.randbits(64),
     )
     firsts = {
         kind: session.free_numbers(kind, count)
@@ -88,10 +91,41 @@ def write_graph(
     )
     _write_rows(session, graph, owners, _chunks(neighbors))
     _write_codes(session, graph, _chunks(codes))
-    _write_index(session, graph, index)
+    _write_index(session, graph, index + owners.astype("<u4").tobytes())
     session.header.graph = graph
     _link(session, owners if linked is None else owners[linked])
     return graph
+
+
+def copy_graph(blocks: Blocks, session: Session, moved: NDArray[np.uint32]) -> None:
+    """Write the graph of one file into another, in which slot s is ``moved[s]``, or NONE where it is gone.
+
+    Nodes keep their numbers, those of records that are gone as well. A graph of none else is left out.
+    """
+    graph, linked = blocks.header.graph, linked_mask(blocks)
+    if graph is None or not linked.any():
+        return
+    parts = list(batches(graph, 4 * graph.degree + graph.code_bytes))
+    owners = graph_slots(blocks)
+    known = owners < moved.size
+    slots = np.full(graph.nodes, NONE, dtype=np.uint32)
+    slots[known] = moved[owners[known]]
+    stands = np.zeros(graph.nodes, dtype=bool)
+    stands[known] = linked[owners[known]] > 0
+    write_graph(
+        session,
+        slots=slots,
+        neighbors=(graph_rows(blocks, *part)[1] for part in parts),
+        codes=(code_rows(blocks, *part) for part in parts),
+        index=read_index(blocks),
+        degree=graph.degree,
+        code_bytes=graph.code_bytes,
+        codec=graph.codec,
+        entries=graph.entries,
+        seed=graph.seed,
+        built=graph.built,
+        linked=stands,
+    )
 
 
 def drop_graph(session: Session) -> None:
@@ -127,7 +161,7 @@ def _write_index(session: Session, graph: GraphHeader, index: bytes) -> None:
     for place in range(graph.blocks(session.layout)[keys.INDEX][1]):
         number = graph.index_first + place
         block = new_block(keys.INDEX, number, session.layout.length(keys.INDEX))
-        part = np.frombuffer(index[place * piece : (place + 1) * piece], dtype=np.uint8)
+        part = np.frombuffer(index, dtype=np.uint8)[place * piece : (place + 1) * piece]
         payload(block)[: part.size] = part
         set_count(block, part.size)
         session.put(block, keys.INDEX, number)
@@ -192,11 +226,23 @@ def _fill(session: Session, kind: int, number: int, rows: Bytes, per_block: int)
 
 
 def read_index(blocks: Blocks) -> bytes:
-    """The graph's parameters, as they were given."""
+    """The graph's parameters, as they were given. They name no slots: a copy of the file has other ones."""
+    return _read_bytes(blocks, 0, _graph_of(blocks).index_bytes).tobytes()
+
+
+def graph_slots(blocks: Blocks) -> Nodes:
+    """The slot of each node, which its row has too: here all are together."""
     graph = _graph_of(blocks)
-    first, count = graph.blocks(blocks.layout)[keys.INDEX]
-    parts = [payload(blocks.block(keys.INDEX, number)) for number in range(first, first + count)]
-    return np.concatenate(parts)[: graph.index_bytes].tobytes()
+    return _read_bytes(blocks, graph.index_bytes, 4 * graph.nodes).view("<u4").astype(np.uint32)
+
+
+def _read_bytes(blocks: Blocks, start: int, length: int) -> Bytes:
+    """A stretch of what the index blocks hold together."""
+    first, piece = _graph_of(blocks).index_first, blocks.layout.data_payload
+    numbers = range(first + start // piece, first - (-(start + length) // piece))
+    parts = [payload(blocks.block(keys.INDEX, number)) for number in numbers]
+    found: Bytes = np.concatenate(parts)[start % piece : start % piece + length].copy()
+    return found
 
 
 def graph_rows(blocks: Blocks, first: int, count: int) -> tuple[Nodes, Nodes]:

@@ -25,7 +25,8 @@ from vecstore.storage.blocks import (
 MAX_DEGREE = 255
 MAX_CODEC_LENGTH = 32
 # What a number of the graph's part may be at most; the others are numbers of nodes, slots and blocks.
-_MOST = {"degree": MAX_DEGREE, "code_bytes": 1 << 20, "index_bytes": 1 << 30, "seed": (1 << 64) - 1}
+_MOST = {"degree": MAX_DEGREE, "code_bytes": 1 << 20, "index_bytes": 1 << 30}
+_MOST |= dict.fromkeys(("seed", "stamp"), (1 << 64) - 1)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,14 @@ class GraphHeader:
     codec: str
     # Nodes that a walk may begin at.
     entries: int
+    # The parameters; the slots of all nodes follow them.
     index_bytes: int
     # Live records when it was built, and the slots that there were: no row names another.
     built: int
     slots: int
     seed: int
+    # Another number for every graph that was ever written: what a reader keeps of one goes by it.
+    stamp: int
     graph_first: int = 0
     codes_first: int = 0
     index_first: int = 0
@@ -53,7 +57,7 @@ class GraphHeader:
         return {
             keys.GRAPH: (self.graph_first, -(-self.nodes // layout.graph_rows(self.degree))),
             keys.CODES: (self.codes_first, -(-self.nodes // layout.code_rows(self.code_bytes))),
-            keys.INDEX: (self.index_first, -(-self.index_bytes // layout.data_payload)),
+            keys.INDEX: (self.index_first, -(-(self.index_bytes + 4 * self.nodes) // layout.data_payload)),
             keys.LINKED: (0, -(-self.slots // (layout.table_payload * 8))),
         }
 

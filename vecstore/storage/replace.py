@@ -22,10 +22,11 @@ from vecstore.storage import keys, platform
 from vecstore.storage.blocks import seal
 from vecstore.storage.environment import open_environment, translated
 from vecstore.storage.file import File
+from vecstore.storage.graph import NONE, copy_graph
 from vecstore.storage.header import Header, write_header
 from vecstore.storage.pages import META_BYTES, read_meta
 from vecstore.storage.session import Session
-from vecstore.storage.slots import read_slots
+from vecstore.storage.slots import live_mask, read_slots
 from vecstore.storage.state import State
 from vecstore.storage.store import batches, insert, live_slots, read_packed, stored_ids
 from vecstore.storage.vectors import read_rows
@@ -89,12 +90,26 @@ def _rebuild(state: State, temporary: str) -> int:
                 session.commit()
             finally:
                 session.close()
+        if state.header.graph is not None:
+            _copy_graph(state, target)
         with target.snapshot() as copied:
             transaction = copied.meta.transaction
         target.sync()
     finally:
         target.close_private()
     return transaction
+
+
+def _copy_graph(state: State, target: File) -> None:
+    """The graph as it is: only its slots have other numbers, since the copy's records are dense and in order."""
+    live = live_mask(state) > 0
+    moved = np.where(live, np.cumsum(live, dtype=np.int64) - 1, NONE).astype(np.uint32)
+    session = Session(target)
+    try:
+        copy_graph(state, session, moved)
+        session.commit()
+    finally:
+        session.close()
 
 
 def _write_first(temporary: str, header: Header) -> None:

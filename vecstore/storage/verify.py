@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
+import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from vecstore.errors import CorruptionError
 from vecstore.storage import keys
+from vecstore.storage.blocks import damaged, payload
+from vecstore.storage.graph import NONE, Nodes, graph_rows, graph_slots, linked_mask, read_index
+from vecstore.storage.graph import batches as node_batches
+from vecstore.storage.header import GraphHeader
 from vecstore.storage.ids import lookup
 from vecstore.storage.slots import live_mask, read_slots
 from vecstore.storage.state import Checked, State
@@ -38,7 +45,7 @@ def verify(state: State) -> VerifyReport:
     problems += _unlisted(state)
     records = 0
     if not problems:
-        for problem, count in _disagreements(state):
+        for problem, count in itertools.chain(_disagreements(state), _graph_problems(state)):
             records += count
             if problem is not None:
                 problems.append(problem)
@@ -52,12 +59,13 @@ def _unlisted(state: State) -> Iterator[str]:
     if state.header.staged:
         return
     try:
+        present = {kind: state.present(kind) for kind in keys.KINDS}
         for leaf in state.pages.leaves():
             for order in leaf.keys.tolist():
                 kind, number = order >> 32, order & keys.MAX_NUMBER
                 if kind in (keys.HEADER, keys.CATALOG):
                     continue
-                if kind not in state.header.counts or number >= state.header.counts[kind]:
+                if kind not in present or number >= present[kind].size or not present[kind][number]:
                     yield f"block {keys.NAMES.get(kind, kind)} {number} is in the file, and nothing names it"
     except CorruptionError as error:
         yield str(error)
@@ -87,3 +95,83 @@ def _disagreements(state: State) -> Iterator[tuple[str | None, int]]:
             yield None, slots.size
     except CorruptionError as error:
         yield str(error), 0
+
+
+def _graph_problems(state: State) -> Iterator[tuple[str | None, int]]:
+    """The graph's blocks are all there, and no others; its rows name nodes and slots that there are."""
+    graph = state.header.graph
+    try:
+        whole = True
+        for kind in keys.GRAPH_KINDS:
+            first, count = (0, 0) if graph is None else graph.blocks(state.layout)[kind]
+            wanted = np.zeros(state.header.counts[kind], dtype=bool)
+            wanted[first : first + count] = True
+            present = state.present(kind)
+            for number in np.flatnonzero(present & ~wanted)[:10].tolist():
+                yield f"block {keys.NAMES[kind]} {number} is no part of the graph", 0
+            for number in np.flatnonzero(wanted & ~present)[:10].tolist():
+                whole = False
+                yield str(damaged(kind, number, "it is missing")), 0
+        if graph is None or not whole:
+            return
+        if not _is_map(read_index(state)):
+            yield str(damaged(keys.INDEX, graph.index_first, "its parameters cannot be read")), 0
+        owned, listed = np.zeros(state.header.slots, dtype=np.uint8), graph_slots(state)
+        for first, count in node_batches(graph, 4 * graph.degree):
+            slots, neighbors = graph_rows(state, first, count)
+            if (slots != listed[first : first + count]).any():
+                yield "the slots in the graph's index are not those in its rows", 0
+            for node, problem in _row_problems(graph, first, slots, neighbors, owned):
+                block = graph.graph_first + node // state.layout.graph_rows(graph.degree)
+                yield f"block graph {block} is wrong: node {node} {problem}", 0
+        yield from ((problem, 0) for problem in _link_problems(state, graph, owned))
+    except CorruptionError as error:
+        yield str(error), 0
+
+
+def _is_map(packed: bytes) -> bool:
+    try:
+        return isinstance(msgpack.unpackb(packed), dict)
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException):
+        return False
+
+
+def _row_problems(
+    graph: GraphHeader, first: int, slots: Nodes, neighbors: Nodes, owned: NDArray[np.uint8]
+) -> Iterator[tuple[int, str]]:
+    """(node, problem) in these rows, one of each sort; notes whose slots they are."""
+    nodes = np.arange(first, first + slots.size)
+    used = neighbors != NONE
+    wrong = {
+        "has a neighbour that does not exist": (used & (neighbors >= graph.nodes)).any(axis=1),
+        "is its own neighbour": (neighbors == nodes[:, None]).any(axis=1),
+        "has a neighbour behind the end of its row": (used[:, 1:] & ~used[:, :-1]).any(axis=1),
+        "has a slot that does not exist": (slots != NONE) & (slots >= owned.size),
+    }
+    known = np.flatnonzero(slots < owned.size)
+    mine = slots[known]
+    _, firsts = np.unique(mine, return_index=True)
+    again = np.ones(mine.size, dtype=bool)
+    again[firsts] = False
+    twice = np.zeros(slots.size, dtype=bool)
+    twice[known] = again | (owned[mine] > 0)
+    wrong["has the slot of another node"] = twice
+    owned[mine] = 1
+    for problem, rows in wrong.items():
+        if rows.any():
+            yield int(nodes[np.argmax(rows)]), problem
+
+
+def _link_problems(state: State, graph: GraphHeader, owned: NDArray[np.uint8]) -> Iterator[str]:
+    linked = linked_mask(state)
+    for slots, problem in (
+        (np.flatnonzero(linked > owned), "is linked, and no node is its"),
+        (np.flatnonzero(linked > live_mask(state)), "is linked, and not live"),
+    ):
+        if slots.size:
+            number = int(slots[0]) // (state.layout.table_payload * 8)
+            yield f"block linked {number} is wrong: slot {int(slots[0])} {problem}"
+    last = graph.blocks(state.layout)[keys.LINKED][1] - 1
+    bits = np.unpackbits(payload(state.block(keys.LINKED, last)), bitorder="little")
+    if bits[graph.slots - last * state.layout.table_payload * 8 :].any():
+        yield f"block linked {last} is wrong: it links slots behind those that there were"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +73,61 @@ def test_bulk_add(benchmark: Any, data: np.ndarray, tmp_path: Path) -> None:
             assert len(fresh) == ROWS
 
     benchmark.pedantic(add, rounds=3)
+
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+def a_run(*points: tuple[float, float], **last: Any) -> list[dict[str, Any]]:
+    """What a peer's process leaves: recall and speed of each point."""
+    taken = {"peak": 3_000_000, "now": 2_000_000}
+    lines: list[dict[str, Any]] = [{"event": "start", "version": "1.2"}]
+    lines.append({"event": "build", "seconds": 4, "disk": 0, "before": {"now": 1_000_000}, "after": taken})
+    for recall, speed in points:
+        one = {"qps": speed, "cores": 1.0}
+        lines.append(
+            {"event": "point", "recall": recall, "one": one, "distances": 1e6 / speed, "queries": 1000}
+        )
+    return [*lines, {"event": "done", "after": taken, **last}]
+
+
+def test_speed_at_a_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    curves = importlib.import_module("curves")
+    points = [(0.9, 1000.0), (0.98, 10.0), (0.93, 5.0)]  # the last is beaten in both
+    assert curves.frontier(points) == [(0.9, 1000.0), (0.98, 10.0)]
+    assert curves.at(points, 0.94) == pytest.approx(100)
+    assert curves.at(points, 0.98) == 10
+    assert curves.at(points, 0.5) == 1000  # no slower than that
+    assert curves.at(points, 0.99) is None
+    assert curves.at([], 0.9) is None
+
+
+def test_table_of_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    curves = importlib.import_module("curves")
+    failed = [{"event": "start", "version": "7"}, {"event": "failed", "error": "nothing came for 300 s"}]
+    runs = {"slow": a_run((0.94, 400.0), (0.96, 100.0)), "fast": a_run((0.999, 5000.0)), "stuck": failed}
+    lines = curves.table_of("sift", runs).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == ["---", "fast 1.2", "slow 1.2"]
+    assert dict(zip(rows[0], rows[2], strict=True))["one by one, 0.99"] == "5,000"
+    slow = dict(zip(rows[0], rows[3], strict=True))
+    assert [slow["one by one, 0.95"], slow["one by one, 0.99"], slow["distances, 0.95"]] == [
+        "200",
+        "–",
+        "5,000",
+    ]
+    assert [slow["build, s"], slow["peak, MB"], slow["of it beyond the data"]] == ["4.0", "3", "2"]
+    assert lines[-1] == "- stuck 7: nothing came for 300 s"
+
+
+def test_recall_forgives_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    measure = importlib.import_module("measure")
+    base = np.repeat(np.arange(12, dtype=np.float32), 2)[:, None]  # every row twice
+    queries = np.zeros((1, 1), np.float32)
+    limits = measure.squared(base, queries, np.array([[8]]))[:, 0]  # the tenth is at a distance of 4
+    found = [[0, 1, 2, 3, 4, 5, 6, 7, 9, 8], [0, 0, 1, 2, 3, 4, 5, 6, 7, 10], [0, None, 99]]
+    recalls = [measure.recall(base, queries, limits, measure.table([answer])) for answer in found]
+    assert recalls == [1.0, 0.8, 0.1]

@@ -19,7 +19,7 @@ import vecstore
 from vecstore.config import DEAD_BLOCKS_FLOOR, DTYPES, METRICS_BY_DTYPE, Settings
 from vecstore.errors import CorruptionError
 from vecstore.storage import blocks, ids, keys
-from vecstore.storage.header import Header, read_header, write_header
+from vecstore.storage.header import GraphHeader, Header, read_header, write_header
 from vecstore.storage.session import Session
 from vecstore.storage.store import find
 
@@ -104,6 +104,10 @@ def test_a_block_knows_itself() -> None:
 
 def test_a_header_survives_and_believes_nothing() -> None:
     header = Header(Settings(5, "ip", "int8"), uuid=b"u" * 16, seed=2**64 - 1, created=1.5, slots=9, records=8, tail=3)
+    header.graph = GraphHeader(
+        nodes=8, degree=47, code_bytes=64, codec="noise", entries=2, index_bytes=70, built=8, slots=9, seed=5, stamp=2**64 - 1,
+        graph_first=1, codes_first=2, index_first=3,
+    )  # fmt: skip
     block = write_header(header, 4096)
     assert read_header(block, 1000) == header
     rng = np.random.default_rng(0)
@@ -117,6 +121,9 @@ def test_a_header_survives_and_believes_nothing() -> None:
         except vecstore.VecstoreError:
             continue
         assert found.text_ids <= found.records <= found.slots
+        if found.graph is not None:
+            assert found.graph.slots <= found.slots
+            assert 1 <= found.graph.entries <= found.graph.nodes
 
 
 # -- the table of ids

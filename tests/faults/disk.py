@@ -29,7 +29,7 @@ TYPES = {
 }
 # Every kind of call once, and enough deletions that blocks are freed and used again.
 KINDS = ["add", "add_one", "upsert", "update", "long", "delete", "transaction", "compact"]
-KINDS += ["add", "backup", "delete", "add", "compact", "delete_where"]
+KINDS += ["graph", "add", "backup", "delete", "graph", "add", "compact", "delete_where"]
 BIG = ["add", "add", "delete", "upsert", "compact"]
 
 

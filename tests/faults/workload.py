@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
 import numpy as np
 
 import vecstore
+from vecstore.storage.graph import NONE, drop_graph, write_graph
+from vecstore.storage.session import Session
+from vecstore.storage.store import live_slots
 
 Ids = dict[Any, tuple[bytes, dict[str, Any]]]
 KINDS = {
     "add": 24, "add_one": 14, "upsert": 12, "update": 12, "delete": 12, "delete_where": 5,
-    "transaction": 12, "compact": 4, "backup": 3, "reopen": 3, "long": 2,
+    "transaction": 12, "compact": 4, "backup": 3, "reopen": 3, "long": 2, "graph": 6,
 }  # fmt: skip
 
 
@@ -79,6 +83,8 @@ class Plan:
             step.calls.append(("delete_where", group))
             for key in [key for key, (_, metadata) in model.items() if metadata.get("g") == group]:
                 del model[key]
+        elif step.kind == "graph":
+            step.calls.append(("graph", pick.randrange(1 << 30)))
         elif step.kind == "transaction":
             self._add(step, model, pick.randint(1, 20))
             self._update(step, model)
@@ -181,8 +187,47 @@ class Worker:
                 collection.update(*arguments)
             elif name == "delete":
                 collection.delete(*arguments)
+            elif name == "graph":
+                replace_graph(collection, *arguments)
             else:
                 collection.delete(where={"g": arguments[0]})
+
+
+def replace_graph(collection: vecstore.Collection, seed: int) -> None:
+    """A graph of all records that means nothing: random edges and codes, of a name that no search knows."""
+    with collection._file.writing(5.0):
+        session = Session(collection._file, stage_bytes=4096)
+        try:
+            some_graph(session, seed)
+            session.commit()
+        finally:
+            session.close()
+
+
+def some_graph(session: Session, seed: int) -> dict[str, Any]:
+    """Write it; gives what was written."""
+    rng = np.random.default_rng(seed)
+    slots = rng.permutation(live_slots(session))
+    if not slots.size:
+        drop_graph(session)
+        return {}
+    degree = int(rng.choice([1, 6, 47, 255]))
+    # As many different steps ahead as there are, for each node the first few of them.
+    steps = 1 + rng.permutation(slots.size - 1)[:degree]
+    neighbors = np.full((slots.size, degree), NONE, dtype=np.uint32)
+    neighbors[:, : steps.size] = (np.arange(slots.size)[:, None] + steps) % slots.size
+    neighbors[np.arange(degree) >= rng.integers(0, degree + 1, slots.size)[:, None]] = NONE
+    code_bytes = int(rng.choice([16, 64, 208]))
+    written = {
+        "slots": slots,
+        "neighbors": neighbors,
+        "codes": rng.integers(0, 256, (slots.size, code_bytes), dtype=np.uint8),
+        "index": msgpack.packb({"noise": rng.bytes(int(rng.choice([1, 30_000])))}),
+    }
+    write_graph(
+        session, **written, degree=degree, code_bytes=code_bytes, codec="noise", entries=1, seed=seed
+    )
+    return written
 
 
 def state_of(collection: vecstore.Collection) -> Ids:

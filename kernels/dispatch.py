@@ -32,9 +32,13 @@ class CpuTarget:
         return self.vector_floats * self.tile_vectors
 
 
+_CPU = ("beam", "checksum", "distance", "gram", "leaf", "order", "prune", "scan", "select", "tile")
+
+
+@functools.cache
 def cpu() -> ModuleType:
-    """The Numba kernels: `cpu().checksum`, `.distance`, `.scan`, `.select`, `.tile`. Imports Numba now."""
-    for name in ("checksum", "distance", "scan", "select", "tile"):
+    """The Numba kernels, a module each: `cpu().beam`, `.scan` and so on. Imports Numba now."""
+    for name in _CPU:
         importlib.import_module(f"{__package__}.cpu.{name}")
     return importlib.import_module(f"{__package__}.cpu")
 

@@ -421,7 +421,7 @@ def test_a_filter_over_an_older_snapshot_sees_what_was_deleted_since(opened: Any
     with collection._file.snapshot() as old:
         collection.delete(range(50))
         assert len(collection.search([0], k=100, where={"n": {"$gte": 0}})) == 50
-        assert collection._matching(old, parse({"n": {"$gte": 0}})).sum() == 100
+        assert collection._planner.matching(old, parse({"n": {"$gte": 0}})).sum() == 100
 
 
 def test_extend(opened: Any, capsys: pytest.CaptureFixture[str]) -> None:

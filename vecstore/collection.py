@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -30,10 +29,12 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.query import answers, exact
+from vecstore.graph import Graph
+from vecstore.planner import Asked, Planner
+from vecstore.query import answers
 from vecstore.query.fields import Fields
 from vecstore.query.where import Where, parse
-from vecstore.report import plan, progress_line, stats
+from vecstore.report import build_progress, plan, progress_line, stats
 from vecstore.storage import replace, store
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File
@@ -68,6 +69,8 @@ class Collection:
         self._timeout = timeout
         self._closed = False
         self._fields = Fields()
+        self._graph = Graph(threads, memory)
+        self._planner = Planner(self._graph, self._fields)
         self._session: Session | None = None
         self._session_thread: int | None = None
         self._broken = False
@@ -203,7 +206,7 @@ class Collection:
                 found = store.find(session, hash_ids(list(dict.fromkeys(values)), session.header.seed))
                 slots = np.sort(found[found >= 0])
             if filter_ is not None:
-                slots = slots[self._matching(session, filter_)[slots]]
+                slots = slots[self._planner.matching(session, filter_)[slots]]
             with self._mutating():
                 store.delete(session, slots)
         return int(slots.size)
@@ -309,10 +312,12 @@ class Collection:
                 session.commit()
             finally:
                 session.close()
-            if session.dropped:
-                # The call itself is done and durable, so what fails here is left to the next one.
-                with contextlib.suppress(VecstoreError):
+            # The call itself is done and durable, so what fails here is left to the next one.
+            with contextlib.suppress(VecstoreError):
+                if session.dropped:
                     self._purge()
+                if session.changed:
+                    self._link()
 
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
@@ -333,6 +338,17 @@ class Collection:
                 session.commit()
             finally:
                 session.close()
+
+    def _link(self, *, now: bool = False) -> None:
+        """Build the graph anew if it is due, in a commit of its own; ``now``, if anything is pending."""
+        session = Session(self._file, self._stage_bytes)
+        try:
+            if self._graph.worn(session) if now else self._graph.due(session):
+                with build_progress() as progress:
+                    self._graph.rebuild(session, progress)
+                session.commit()
+        finally:
+            session.close()
 
     @property
     def _stage_bytes(self) -> int:
@@ -411,7 +427,7 @@ class Collection:
                 yield from answers.readable(blocks, slots, filter_, vectors)
                 return
             if filter_ is not None:
-                slots = slots[self._matching(blocks, filter_)[slots]]
+                slots = slots[self._planner.matching(blocks, filter_)[slots]]
             for part in store.batches(slots, size):
                 yield from answers.records_of(blocks, part, vectors=vectors)
 
@@ -432,7 +448,9 @@ class Collection:
 
         ``k`` is 10 unless ``radius`` asks for everything within a distance; with both, at most k of it.
         ``id`` asks for records like a stored one, itself left out. ``where`` restricts to matching records.
-        ``recall``, ``search_list`` and ``exact`` steer the approximate search; a scan is exact whatever they say.
+        A large collection is searched through its graph, which finds a share of the true neighbours:
+        ``recall`` says what share to aim at (0.95), ``search_list`` how many candidates to follow instead,
+        ``exact`` compares every record. Small ones, filters and radii are always compared record by record.
 
         >>> import vecstore
         >>> with vecstore.open("q.vec", dim=2, metric="l2") as q:
@@ -453,7 +471,8 @@ class Collection:
                 queries = answers.queries_of(blocks, own)
             else:
                 queries, single = inputs.check_queries(query, self._settings)
-            found = self._search(blocks, queries, own, limit, radius, filter_, workers)
+            asked = Asked(limit, radius, filter_, recall, search_list, exact, workers)
+            found, _ = self._planner.answer(blocks, queries, own, asked)
             batch = answers.hits_of(blocks, found, limit)
         return batch[0] if single else batch
 
@@ -475,34 +494,6 @@ class Collection:
         ['a', 'b']
         """
         return self.search(query, k, radius=radius, where=where, threads=threads)
-
-    def _search(
-        self,
-        blocks: Blocks,
-        queries: NDArray[Any],
-        own: Numbers | None,
-        k: int | None,
-        radius: float | None,
-        filter_: Where | None,
-        threads: int,
-    ) -> list[exact.Found]:
-        chosen = None if filter_ is None else self._matching(blocks, filter_)
-        mask = exact.candidates(blocks, chosen)
-        if radius is not None:
-            found = exact.within(blocks, queries, radius, mask, threads)
-        else:
-            assert k is not None
-            found = exact.nearest(blocks, queries, k + (own is not None), mask, threads)
-        if own is not None:
-            found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, own.tolist(), strict=True)]
-        if k is None or (own is None and radius is None):
-            return found
-        return [(slots[:k], distances[:k]) for slots, distances in found]
-
-    def _matching(self, blocks: Blocks, filter_: Where) -> NDArray[np.bool_]:
-        if filter_.everything:
-            return np.ones(blocks.header.slots, dtype=bool)
-        return self._fields.matching(blocks, filter_)
 
     def _view(self) -> contextlib.AbstractContextManager[Blocks]:
         """What this thread reads: its open transaction's state, or the newest commit."""
@@ -536,10 +527,18 @@ class Collection:
         0
         """
         with self._view() as blocks:
-            return stats(blocks, self._file, self._fields)
+            return stats(blocks, self._file, self._fields, self._graph.nbytes)
 
     def explain(
-        self, query: Any, k: int | None = None, *, where: Any = None, radius: float | None = None
+        self,
+        query: Any,
+        k: int | None = None,
+        *,
+        where: Any = None,
+        radius: float | None = None,
+        recall: float | None = None,
+        search_list: int | None = None,
+        exact: bool = False,
     ) -> dict[str, Any]:
         """How a search is done and what it costs: the plan, distances, blocks, and the time of each stage.
 
@@ -549,23 +548,23 @@ class Collection:
         ...     x.explain([1, 0])["plan"]
         'scan'
         """
-        limit = inputs.check_limits(k, radius, None, None)
+        limit = inputs.check_limits(k, radius, recall, search_list)
         start = time.perf_counter()
         filter_ = None if where is None else parse(where)
         queries, _ = inputs.check_queries(query, self._settings)
+        asked = Asked(limit, radius, filter_, recall, search_list, exact, self._threads)
         with self._view() as blocks:
             stages = {"prepare": time.perf_counter() - start}
             start = time.perf_counter()
-            chosen = None if filter_ is None else self._matching(blocks, filter_)
-            mask = exact.candidates(blocks, chosen)
+            mask = self._planner.candidates(blocks, asked)
             stages["filter"] = time.perf_counter() - start
             start = time.perf_counter()
-            found = self._search(blocks, queries, None, limit, radius, filter_, self._threads)
-            stages["scan"] = time.perf_counter() - start
+            found, effort = self._planner.answer(blocks, queries, None, asked)
+            stages["scan" if effort is None else "walk"] = time.perf_counter() - start
             start = time.perf_counter()
             hits = answers.hits_of(blocks, found)
             stages["records"] = time.perf_counter() - start
-            return plan(blocks, mask, len(queries), sum(map(len, hits)), stages)
+            return plan(blocks, mask, len(queries), sum(map(len, hits)), stages, effort)
 
     def recall(self, sample: int = 100, k: int = DEFAULT_K) -> float:
         """The share of true neighbours that ``search`` finds, measured on stored vectors of this collection.
@@ -578,20 +577,8 @@ class Collection:
         """
         count, k = inputs.check_k(sample, "sample"), inputs.check_k(k)
         with self._view() as blocks:
-            slots = store.live_slots(blocks)
-            if not slots.size:
-                return 1.0
-            slots = np.random.default_rng(0).permutation(slots)[:count]
-            queries = answers.queries_of(blocks, slots)
-        truth = self.search(queries, k, exact=True)
-        found = self.search(queries, k)
-        shares = [
-            float(np.mean(mine.distances <= true.distances[-1] + 1e-9 * abs(true.distances[-1]) + 1e-12))
-            if len(true)
-            else 1.0
-            for mine, true in zip(found, truth, strict=True)
-        ]
-        return math.fsum(shares) / len(shares)
+            found = self._planner.recall(blocks, count, k)
+        return 1.0 if found is None else found
 
     def verify(self, raise_on_error: bool = False) -> VerifyReport:
         """Check every checksum, every id and every record.
@@ -620,6 +607,8 @@ class Collection:
         end = None if budget_seconds is None else time.monotonic() + budget_seconds
         with self._file.writing(self._timeout):
             self._purge(end)
+            if end is None or time.monotonic() < end:
+                self._link(now=True)
 
     def compact(self) -> int:
         """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.

@@ -41,6 +41,19 @@ DEAD_BLOCKS_FLOOR = 4
 # A large write is staged in commits of about this size, so that its memory is bounded.
 STAGE_BYTES = 64 << 20
 
+# Below this many records, or numbers in all of them, every search is a scan: exact, and done in a millisecond,
+# while a graph's building would pay only after thousands of searches.
+GRAPH_FROM = 10_000
+GRAPH_FROM_NUMBERS = 5_000_000
+# The graph is built anew when this share of the records came after it, or twice as many are gone.
+WORN_SHARE = 0.2
+# More answers than this are scanned for: a pool so long is no quicker.
+MOST_WALKED = 2_000
+# Vectors that a codec is trained on, and those that are searched for to calibrate.
+SAMPLE = 50_000
+HELD_OUT = 400
+CODEC = "scalar4"
+
 # Slots in LMDB's lock file, one a concurrent call: 64 bytes each.
 MAX_READERS = 1_024
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.index.walk import Effort
 from vecstore.query.fields import Fields
 from vecstore.storage import keys
 from vecstore.storage.file import File
-from vecstore.storage.graph import linked_mask
+from vecstore.storage.graph import linked_mask, pending_slots
 from vecstore.storage.state import Blocks
 
 
-def stats(blocks: Blocks, file: File, fields: Fields) -> dict[str, Any]:
+def stats(blocks: Blocks, file: File, fields: Fields, graph_bytes: int) -> dict[str, Any]:
     """Counts, sizes, and what waits to be done."""
     header, layout = blocks.header, blocks.layout
     present = {kind: int(blocks.present(kind).sum()) for kind in keys.KINDS}
@@ -45,7 +46,7 @@ def stats(blocks: Blocks, file: File, fields: Fields) -> dict[str, Any]:
         "dead_rows_share": round(1 - header.records / rows, 4) if rows else 0.0,
         "block_bytes": layout.pages(keys.VECTORS) * layout.page_bytes,
         "blocks": {keys.NAMES[kind]: count for kind, count in present.items()},
-        "memory_bytes": fields.nbytes + cached,
+        "memory_bytes": fields.nbytes + cached + graph_bytes,
         "filter_columns": fields.names,
         "readers": file.readers(),
         "snapshot_age_seconds": file.oldest_snapshot(),
@@ -57,13 +58,34 @@ def stats(blocks: Blocks, file: File, fields: Fields) -> dict[str, Any]:
 
 
 def plan(
-    blocks: Blocks, mask: NDArray[np.uint8], queries: int, hits: int, stages: dict[str, float]
+    blocks: Blocks,
+    mask: NDArray[np.uint8],
+    queries: int,
+    hits: int,
+    stages: dict[str, float],
+    effort: Effort | None,
 ) -> dict[str, Any]:
-    """What a scan did."""
+    """What a scan did, or a walk."""
+    candidates = int(np.count_nonzero(mask))
+    if effort is not None:
+        pending = int(pending_slots(blocks).size)
+        return {
+            "plan": "graph",
+            "exact": False,
+            "queries": queries,
+            "candidates": candidates,
+            "hops": effort.hops,
+            "distances": effort.scores + effort.reranked + pending * queries,
+            "scores": effort.scores,
+            "reranked": effort.reranked,
+            "pending": pending,
+            "blocks": effort.hops + effort.reranked,
+            "hits": hits,
+            "seconds": stages,
+        }
     rows = blocks.layout.rows
     padded = np.zeros(-(-mask.size // rows) * rows, dtype=np.uint8)
     padded[: mask.size] = mask
-    candidates = int(np.count_nonzero(mask))
     return {
         "plan": "scan",
         "exact": True,
@@ -75,6 +97,29 @@ def plan(
         "hits": hits,
         "seconds": stages,
     }
+
+
+@contextlib.contextmanager
+def build_progress() -> Iterator[Callable[[float], None]]:
+    """A line that tells how far the building of a graph is; for builds of some seconds, on a terminal."""
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    start = last = time.perf_counter()
+    drawn = False
+
+    def report(share: float) -> None:
+        nonlocal last, drawn
+        now = time.perf_counter()
+        if shown and now - start > 1.0 and now - last > 0.1:
+            last, drawn = now, True
+            bar = "#" * int(30 * share)
+            sys.stderr.write(f"\rlinking the graph [{bar:<30}] {share:4.0%}, {now - start:,.0f} s")
+            sys.stderr.flush()
+
+    try:
+        yield report
+    finally:
+        if drawn:
+            sys.stderr.write("\n")
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,15 @@ def folder() -> Path | None:
     return next((path for path in _candidates() if _usable(path)), None)
 
 
+@functools.cache
+def announce() -> None:
+    """Say once why the first call takes so long, where somebody sees it."""
+    message = "vecstore compiles its kernels for this processor: once, for some 20 seconds"
+    logging.getLogger("vecstore").info(message)
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(message, file=sys.stderr)
+
+
 class _Locator(_CacheLocator):  # type: ignore[misc, unused-ignore]
     def __init__(self, where: Path, line: int) -> None:
         self._where, self._line = where, line
@@ -92,10 +103,12 @@ class _Cache(FunctionCache):  # type: ignore[misc, unused-ignore]
     _impl_class = _Impl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:
-            return None
+        found = None
+        with contextlib.suppress(Exception):
+            found = super().load_overload(sig, target_context)
+        if found is None:
+            announce()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:

@@ -297,9 +297,14 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
+def executor(threads: int) -> ThreadPoolExecutor:
+    """Threads for kernels that let go of the GIL; kept between calls."""
+    return _executor(threads, os.getpid())
+
+
 @lru_cache(maxsize=4)
 def _executor(threads: int, process: int) -> ThreadPoolExecutor:
-    """Kept between calls; a forked child has no threads of its parent's, so it gets its own."""
+    """A forked child has no threads of its parent's, so it gets its own."""
     del process
     return ThreadPoolExecutor(threads, thread_name_prefix="vecstore")
 
@@ -313,4 +318,4 @@ def _spread(run: Callable[[Targets], Any], targets: Targets, blocks: Blocks, thr
         return [run(targets)]
     bounds = np.linspace(0, count, threads + 1).astype(int).tolist()
     parts = [targets.part(low, high, rows) for low, high in pairwise(bounds)]
-    return list(_executor(threads, os.getpid()).map(run, parts))
+    return list(executor(threads).map(run, parts))

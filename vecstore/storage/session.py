@@ -67,6 +67,11 @@ class Session:
         """The number of the commit that this session builds on."""
         return self._base.meta.transaction
 
+    @property
+    def base(self) -> State:
+        """The committed state that this session builds on; staging exchanges it for the next."""
+        return self._base
+
     # -- reading, as ``Blocks``
 
     def block(self, kind: int, number: int) -> Bytes:

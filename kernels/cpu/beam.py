@@ -1,0 +1,338 @@
+"""The walk over the graph: from the entries to the nearest codes, then exact distances of the best.
+
+A walk expands the nearest node that it has not yet expanded: it scores those neighbours' codes that it has
+not seen, and keeps the best in a sorted pool. It ends when the pool is expanded, or when the next node is
+farther than `slack` times the k-th best. Then the vectors of the best are read, all asked for together.
+
+Nothing in the file is believed. A block is checked whole when this process first touches it, and a
+neighbour's number before it becomes an address; a walk that finds either wrong stops and says where.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# What kernels take is said by their signatures for Numba, at the end of the file.
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, typeof, types
+
+from .codes import score
+from .compile import compiled, helper, reads, writes
+from .distance import hamming_row, jaccard_row
+from .memory import address_of, as_uint32, as_uint64, element, element_tag, load, pointer, prefetch
+from .pool import FARTHEST, key_of, node_of, score_of, take
+from .verify import ensure_whole
+
+_L2, _IP, _COSINE, _HAMMING, _JACCARD = range(5)
+METRICS = {"l2": _L2, "ip": _IP, "cosine": _COSINE, "hamming": _HAMMING, "jaccard": _JACCARD}
+
+_NONE = 0xFFFFFFFF
+_LINE = 64
+# Rows of this many nodes at the front of the pool are asked for before they are expanded.
+_AHEAD = 4
+# A table of what was seen holds this many nodes for each place in the pool, and is small enough to clear.
+_SEEN_A_PLACE = 64
+_SEEN_LEAST, _SEEN_MOST = 1 << 12, 1 << 20
+
+# What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
+# whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`.
+FRAME = np.dtype(
+    [
+        ("metric", "i8"),
+        ("dim", "i8"),
+        ("row_bytes", "i8"),
+        ("nodes", "i8"),
+        ("degree", "i8"),
+        ("kind", "i8"),
+        ("codes", "i8"),
+        ("code_bytes", "i8"),
+        ("slots", "i8"),
+        ("entries", "i8"),
+        ("entry_count", "i8"),
+        ("base", "i8"),
+        ("page_bytes", "i8"),
+        ("graph_kind", "i8"),
+        ("graph_first", "i8"),
+        ("graph_rows", "i8"),
+        ("graph_length", "i8"),
+        ("graph_addresses", "i8"),
+        ("graph_generations", "i8"),
+        ("graph_seen", "i8"),
+        ("vector_kind", "i8"),
+        ("vector_rows", "i8"),
+        ("vector_length", "i8"),
+        ("vector_addresses", "i8"),
+        ("vector_generations", "i8"),
+        ("vector_seen", "i8"),
+    ]
+)
+_HEAD = 48
+DONE, DAMAGED, FOREIGN = 0, 1, 2
+"""How a search ends: well; at a damaged block; at a node number that is none. The place is in `counters`."""
+
+
+@helper
+def _seen_bits(room):
+    size = _SEEN_LEAST
+    while size < _SEEN_A_PLACE * room and size < _SEEN_MOST:
+        size *= 2
+    return size
+
+
+@helper
+def _place(node, mask):
+    return (node * 2654435761 >> 7) & mask
+
+
+@helper
+def _row_of(frame, node, weights):
+    """The address of a node's row of edges; 0 where its block is damaged."""
+    block = node // frame.graph_rows
+    start = types.int64(load(as_uint64(frame.graph_addresses), block))
+    generation = load(as_uint64(frame.graph_generations), block)
+    seen = as_uint64(frame.graph_seen)
+    if load(seen, block) != generation:
+        number = frame.graph_first + block
+        length, kind = frame.graph_length, frame.graph_kind
+        if not ensure_whole(start, length, kind, number, generation, frame.base, frame.page_bytes, weights):
+            return types.int64(0)
+        seen[block] = generation
+    return start + _HEAD + (node - block * frame.graph_rows) * 4 * (frame.degree + 1)
+
+
+@helper
+def _ask_for_row(frame, node):
+    block = node // frame.graph_rows
+    start = types.int64(load(as_uint64(frame.graph_addresses), block)) + _HEAD
+    start += (node - block * frame.graph_rows) * 4 * (frame.degree + 1)
+    for offset in range(0, 4 * (frame.degree + 1), _LINE):
+        prefetch(start + offset)
+
+
+@helper
+def _bound(pool, size, room, k, slack, offset):
+    """Keys above this cannot become part of the walk."""
+    bound = pool[room - 1] if size == room else FARTHEST
+    if slack > 0.0 and size >= k:
+        reach = slack * np.float64(score_of(pool[k - 1]) + offset) - np.float64(offset)
+        if reach < 2e9:
+            bound = min(bound, ((types.int64(reach) + 1) << 32) - 1)
+    return bound
+
+
+@helper
+def _score_entries(frame, state, skip, seen, pool, room, counters):
+    size = 0
+    mask = len(seen) - 1
+    for i in range(frame.entry_count):
+        node = types.int64(load(as_uint32(frame.entries), i))
+        if node == skip:
+            continue
+        value = score(frame.kind, frame.codes + node * frame.code_bytes, state, frame.code_bytes)
+        key = key_of(value, node)
+        if (size < room or key < pool[size - 1]) and take(pool, size, room, key) >= 0:
+            size = min(size + 1, room)
+            seen[_place(node, mask)] = np.uint32(node)
+    counters[1] += frame.entry_count
+    return size
+
+
+@helper
+def _walk(frame, weights, state, skip, k, room, slack, offset, seen, pool, fresh, counters):
+    """Fills the pool; returns its size, or -1 with the reason in `counters`."""
+    seen[:] = np.uint32(_NONE)
+    mask = len(seen) - 1
+    size = _score_entries(frame, state, skip, seen, pool, room, counters)
+    bound = _bound(pool, size, room, k, slack, offset)
+    at = 0
+    for ahead in range(min(size, _AHEAD)):
+        _ask_for_row(frame, node_of(pool[ahead]))
+    while at < size and pool[at] <= bound:
+        node = node_of(pool[at])
+        pool[at] |= 1
+        counters[0] += 1
+        row = _row_of(frame, node, weights)
+        if row == 0:
+            counters[2], counters[3] = DAMAGED, frame.graph_first + node // frame.graph_rows
+            return -1
+        count = 0
+        for edge in range(frame.degree):
+            other = types.int64(load(as_uint32(row), edge + 1))
+            if other >= frame.nodes:
+                if other == _NONE:
+                    break
+                counters[2], counters[3] = FOREIGN, frame.graph_first + node // frame.graph_rows
+                return -1
+            place = _place(other, mask)
+            if seen[place] != np.uint32(other):
+                seen[place] = np.uint32(other)
+                if other != skip:
+                    fresh[count] = other
+                    count += 1
+                    start = frame.codes + other * frame.code_bytes
+                    for line in range(0, frame.code_bytes, _LINE):
+                        prefetch(start + line)
+        counters[1] += count
+        first = size
+        for i in range(count):
+            other = fresh[i]
+            value = score(frame.kind, frame.codes + other * frame.code_bytes, state, frame.code_bytes)
+            key = key_of(value, other)
+            if key < bound:
+                place = take(pool, size, room, key)
+                if place >= 0:
+                    size = min(size + 1, room)
+                    first = min(first, place)
+                    if place < at + _AHEAD:
+                        _ask_for_row(frame, other)
+                    if place < k or size == room:
+                        bound = _bound(pool, size, room, k, slack, offset)
+        at = min(at + 1, first)
+        while at < size and pool[at] & 1:
+            at += 1
+    return size
+
+
+# --- exact distances -------------------------------------------------------------------------------------
+
+
+@helper
+def _apart(tag, metric, row, query, dim):
+    """The public distance of a stored row, in float64."""
+    if metric == _HAMMING:
+        return np.float64(hamming_row(row, address_of(query), (dim + 7) // 8))
+    if metric == _JACCARD:
+        return np.float64(jaccard_row(row, address_of(query), (dim + 7) // 8))
+    start = pointer(row, tag)
+    product = 0.0
+    if metric == _L2:
+        for j in range(dim):
+            difference = np.float64(query[j]) - np.float64(element(start, j))
+            product += difference * difference
+        return np.sqrt(product)
+    if metric == _IP:
+        for j in range(dim):
+            product += np.float64(query[j]) * np.float64(element(start, j))
+        return -product
+    norm = 0.0
+    own = 0.0
+    for j in range(dim):
+        x, q = np.float64(element(start, j)), np.float64(query[j])
+        product += q * x
+        norm += x * x
+        own += q * q
+    length = np.sqrt(norm) * np.sqrt(own)
+    return max(1.0 - product / length, 0.0) if length > 0.0 else 1.0
+
+
+@helper
+def _enter(slots, distances, size, slot, distance):
+    """Puts an answer in its place: by distance, then by slot. Returns the new size."""
+    place = size if size < len(slots) else len(slots) - 1
+    if size == len(slots) and (
+        distance > distances[place] or (distance == distances[place] and slot > slots[place])
+    ):
+        return size
+    while place > 0 and (
+        distances[place - 1] > distance or (distances[place - 1] == distance and slots[place - 1] > slot)
+    ):
+        distances[place], slots[place] = distances[place - 1], slots[place - 1]
+        place -= 1
+    distances[place], slots[place] = distance, slot
+    return min(size + 1, len(slots))
+
+
+@helper
+def _vector_at(frame, slot, weights):
+    """The address of a stored vector; 0 where its block is damaged."""
+    block = slot // frame.vector_rows
+    start = types.int64(load(as_uint64(frame.vector_addresses), block))
+    generation = load(as_uint64(frame.vector_generations), block)
+    seen = as_uint64(frame.vector_seen)
+    if load(seen, block) != generation:
+        length, kind = frame.vector_length, frame.vector_kind
+        if not ensure_whole(start, length, kind, block, generation, frame.base, frame.page_bytes, weights):
+            return types.int64(0)
+        seen[block] = generation
+    return start + _HEAD + (slot - block * frame.vector_rows) * frame.row_bytes
+
+
+@helper
+def _ask_for_vector(frame, slot):
+    block = slot // frame.vector_rows
+    start = types.int64(load(as_uint64(frame.vector_addresses), block)) + _HEAD
+    start += (slot - block * frame.vector_rows) * frame.row_bytes
+    for offset in range(0, frame.row_bytes + _LINE, _LINE):
+        prefetch(start + offset)
+
+
+@helper
+def _choose(frame, mask, pool, size, wanted, chosen):
+    """The slots of the best nodes whose records count, nearest code first."""
+    count = 0
+    for at in range(size):
+        slot = types.int64(load(as_uint32(frame.slots), node_of(pool[at])))
+        if slot < len(mask) and mask[slot] != 0:
+            chosen[count] = slot
+            count += 1
+            if count == wanted:
+                break
+    return count
+
+
+def _search(
+    tag, frames, weights, mask, queries, states, offsets, skips, room, slack, reranked, slots, distances, sizes, counters
+):  # fmt: skip
+    frame = frames[0]
+    k = slots.shape[1]
+    seen = np.empty(_seen_bits(room), np.uint32)
+    pool = np.empty(room + 1, np.int64)
+    fresh = np.empty(frame.degree, np.int64)
+    chosen = np.empty(reranked, np.int64)
+    for q in range(len(queries)):
+        state, offset = address_of(states[q]), offsets[q]
+        size = _walk(
+            frame, weights, state, skips[q], k, room, slack, offset, seen, pool, fresh, counters
+        )
+        if size < 0:
+            return counters[2]
+        count = _choose(frame, mask, pool, size, reranked, chosen)
+        for i in range(count):
+            _ask_for_vector(frame, chosen[i])
+        found = 0
+        for i in range(count):
+            row = _vector_at(frame, chosen[i], weights)
+            if row == 0:
+                counters[2], counters[3] = DAMAGED, -1 - chosen[i] // frame.vector_rows
+                return DAMAGED
+            distance = _apart(tag, frame.metric, row, queries[q], frame.dim)
+            found = _enter(slots[q], distances[q], found, chosen[i], distance)
+        sizes[q] = found
+    return DONE
+
+
+@functools.cache
+def search(dtype: str) -> Any:
+    """The kernel that answers queries from the graph.
+
+    `(frame: FRAME[1], weights: uint64[w], mask: uint8[slots], queries (n, dim), states: uint8[n, b], offsets: int64[n],
+    skips: int64[n], room, slack, reranked, slots: int64[n, k], distances: float64[n, k], sizes: int64[n],
+    counters: int64[4]) -> DONE, DAMAGED or FOREIGN`. States and offsets are a codec's prepared queries.
+    The pool has `room` places; with a slack of 0 it is expanded wholly. A query's walk leaves out the node
+    `skip` (-1: none). Counters: hops, scores; then what was wrong, and in which block: of the graph, or
+    -1 - block of vectors.
+    """
+    i64, f64 = types.int64, types.float64
+    tag = np.empty(0, np.uint8) if dtype == "binary" else element_tag(dtype)
+    query = reads(types.uint8, 2) if dtype == "binary" else reads(types.float32, 2)
+    answers = (writes(i64, 2), writes(f64, 2), writes(i64), writes(i64))
+    frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
+    kernel = compiled(
+        _search, typeof(tag), frame, reads(types.uint64), reads(types.uint8), query, reads(types.uint8, 2), reads(i64), reads(i64),
+        i64, f64, i64, *answers,
+    )  # fmt: skip
+    return functools.partial(kernel, tag)
+

@@ -1,0 +1,346 @@
+"""The collection's graph: walked over a snapshot's blocks, and built anew in one commit when it is due.
+
+Between the index, which knows arrays, and the storage, which knows blocks. Records that came after the last
+build are pending: they are compared one by one beside the walk, so every answer counts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import config
+from vecstore.errors import CorruptionError
+from vecstore.index import build, calibrate, space
+from vecstore.index.calibrate import Calibration
+from vecstore.index.codec import KINDS, Codec
+from vecstore.index.walk import DamageFound, Effort, Resident, Walker
+from vecstore.query import exact
+from vecstore.storage import graph as stored
+from vecstore.storage import keys
+from vecstore.storage.blocks import HEAD_BYTES, damaged
+from vecstore.storage.session import Session
+from vecstore.storage.slots import live_mask
+from vecstore.storage.state import Blocks, Numbers, State
+from vecstore.storage.store import live_slots
+from vecstore.storage.vectors import read_rows
+
+Found = exact.Found
+
+# Rows are prepared this many numbers at a time.
+_PREPARED_NUMBERS = 1 << 23
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A state's graph, ready to be walked."""
+
+    walker: Walker
+    # 1 for each slot whose record is live and linked.
+    mask: NDArray[np.uint8]
+    # 1 for each slot whose record is pending; None where none is.
+    waiting: NDArray[np.uint8] | None
+    # Which checks its tables note what they found in: a whole verification begins anew.
+    checked: object
+
+
+class Graph:
+    """One collection's way to its graph. Threads may share it."""
+
+    def __init__(self, threads: int, memory: int | None) -> None:
+        self._threads = threads
+        self._memory = memory
+        self._resident: tuple[object, Resident] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that codes and their tables take."""
+        return 0 if self._resident is None else self._resident[1].nbytes
+
+    # -- walking
+
+    def ready(self, blocks: Blocks) -> Ready | None:
+        """What walks this state's graph; None where there is none, and inside of a transaction."""
+        header = blocks.header
+        # A later release may write codes that this one cannot read, and a scan needs none.
+        if header.graph is None or header.graph.codec not in KINDS or not isinstance(blocks, State):
+            return None
+        known = blocks.cache.get("graph")
+        if isinstance(known, Ready) and known.checked is blocks.checked:
+            return known
+        first, count = header.graph.blocks(blocks.layout)[keys.GRAPH]
+        graph = blocks.lazy(keys.GRAPH, first, count)
+        vectors = blocks.lazy(keys.VECTORS, 0, header.counts[keys.VECTORS], gaps=True)
+        walker = Walker(
+            header.settings, self._resident_of(blocks), graph, header.graph.degree, vectors, blocks.layout.rows
+        )
+        mask = live_mask(blocks) & stored.linked_mask(blocks)
+        pending = live_mask(blocks) > mask
+        waiting = pending.astype(np.uint8) if pending.any() else None
+        blocks.cache["graph"] = found = Ready(walker, mask, waiting, blocks.checked)
+        return found
+
+    @staticmethod
+    def nearest(
+        blocks: Blocks,
+        ready: Ready,
+        queries: NDArray[Any],
+        k: int,
+        reach: calibrate.Reach,
+        threads: int,
+    ) -> tuple[list[Found], Effort]:
+        """The k nearest of each query, pending records included; and what it took."""
+        try:
+            slots, distances, sizes, effort = ready.walker.search(
+                queries, k, reach, ready.mask, threads, exact.executor
+            )
+        except DamageFound as found:
+            raise _explained(blocks, found) from None
+        answers = [
+            (row[:size], values[:size])
+            for row, values, size in zip(slots, distances, sizes.tolist(), strict=True)
+        ]
+        if ready.waiting is not None:
+            others = exact.nearest(blocks, queries, k, ready.waiting, threads)
+            answers = [_merged(mine, other, k) for mine, other in zip(answers, others, strict=True)]
+        return answers, effort
+
+    def _resident_of(self, blocks: State) -> Resident:
+        graph = blocks.header.graph
+        assert graph is not None
+        stamp = blocks.header.uuid, graph.stamp
+        if self._resident is None or self._resident[0] != stamp:
+            self._resident = stamp, _read_resident(blocks)
+        return self._resident[1]
+
+    def recall(self, blocks: Blocks, ready: Ready, sample: int, k: int) -> float:
+        """What a walk by default finds of the true neighbours that it can find."""
+        if not ready.mask.any():
+            return 1.0
+        reach = ready.walker.reach
+        measured = _Sample.of(blocks, ready.walker, ready.mask, sample, k, self._threads)
+        return measured.recall(reach(k, None, None), reach(k + 1, None, None))
+
+    # -- building
+
+    def due(self, blocks: Blocks) -> bool:
+        """Whether so much is pending, or gone, that the graph should be built anew."""
+        return _wanted(blocks) and _worn(blocks) > config.WORN_SHARE
+
+    def worn(self, blocks: Blocks) -> bool:
+        """Whether building anew would change anything."""
+        return _wanted(blocks) and _worn(blocks) > 0
+
+    def rebuild(self, session: Session, progress: build.Progress) -> None:
+        """Build a graph of all live records in place of the one there is; the caller commits."""
+        settings = session.header.settings
+        slots = live_slots(session)
+        limit = _norm_limit(session, slots)
+        vectors = np.empty((slots.size, space.width(settings)), dtype=np.float32)
+        for low, high in _portions(slots.size, settings.dim):
+            rows = read_rows(session, slots[low:high])
+            vectors[low:high] = space.prepare_rows(settings, rows, limit)
+        plan = build.Plan(seed=session.header.seed & 0xFFFFFFFF)
+        pool = exact.executor(self._threads)
+        order, edges, entries = build.build(vectors, plan, self._threads, pool, progress)
+        vectors, slots = vectors[order], slots[order]
+        sample = np.sort(np.random.default_rng(plan.seed).permutation(len(vectors))[: config.SAMPLE])
+        codec = Codec.train(vectors[sample], config.CODEC, plan.seed)
+        codes = np.empty((len(vectors), codec.code_bytes), dtype=np.uint8)
+        list(pool.map(lambda part: _encode(codec, vectors, codes, *part), _portions(len(vectors), settings.dim)))
+        resident = Resident(codec, codes, slots.astype(np.uint32), entries, calibrate.UNKNOWN, limit)
+        calibration = self._calibrate(session, resident, edges)
+        content = {
+            "codec": codec.to_dict(),
+            "entries": entries.tobytes(),
+            "calibration": calibration.to_dict(),
+            "norm_limit": limit,
+        }
+        stored.write_graph(
+            session,
+            slots=slots,
+            neighbors=edges,
+            codes=codes,
+            index=msgpack.packb(content),
+            degree=plan.degree,
+            code_bytes=codec.code_bytes,
+            codec=codec.kind,
+            entries=entries.size,
+            seed=plan.seed,
+        )
+
+    def _calibrate(self, session: Session, resident: Resident, edges: build.Edges) -> Calibration:
+        """Search the new graph for a sample of its own vectors, with more and more slack."""
+        count, base = resident.slots.size, session.base
+        k = min(config.DEFAULT_K, count - 2)
+        if k < 1:
+            return calibrate.UNKNOWN
+        table = np.empty((count, edges.shape[1] + 1), dtype=np.uint32)
+        table[:, 0], table[:, 1:] = resident.slots, edges
+        vectors = base.lazy(keys.VECTORS, 0, base.header.counts[keys.VECTORS], gaps=True)
+        walker = Walker(
+            base.header.settings, resident, _InMemory.of(table), edges.shape[1], vectors, base.layout.rows
+        )
+        sample = _Sample.of(base, walker, live_mask(base), config.HELD_OUT, k, self._threads)
+        return calibrate.calibrate(
+            lambda slack: sample.recall(calibrate.reach_of_slack(k, slack), calibrate.reach_of_slack(k + 1, slack)), k
+        )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Stored vectors to search for, and their true neighbours."""
+
+    walker: Walker
+    mask: NDArray[np.uint8]
+    threads: int
+    nodes: Numbers
+    slots: Numbers
+    queries: NDArray[Any]
+    # The distance of the k-th neighbour of each, itself not counted.
+    bounds: NDArray[np.float64]
+    k: int
+
+    @classmethod
+    def of(
+        cls, blocks: Blocks, walker: Walker, mask: NDArray[np.uint8], size: int, k: int, threads: int
+    ) -> _Sample:
+        nodes = np.random.default_rng(1).permutation(walker.resident.slots.size)
+        slots = walker.resident.slots[nodes].astype(np.int64)
+        counting = np.flatnonzero(mask[slots])[:size]
+        nodes, slots = nodes[counting], slots[counting]
+        queries = space.as_queries(blocks.header.settings, read_rows(blocks, slots))
+        found = exact.nearest(blocks, queries, k + 1, mask, threads)
+        truth = [distances[own != slot][:k] for (own, distances), slot in zip(found, slots.tolist(), strict=True)]
+        bounds = np.array([values[-1] if values.size else np.inf for values in truth])
+        return cls(walker, mask, threads, nodes, slots, queries, bounds + 1e-9 * np.abs(bounds) + 1e-12, k)
+
+    def recall(self, alone: calibrate.Reach, with_own: calibrate.Reach) -> float:
+        """What a query from outside would find of its neighbours.
+
+        A walk that finds the vector itself has its best edges from there, and finds too much; one that must
+        leave it out lacks the node that its neighbours are linked by, and finds too little. Real queries lie
+        midway, within a point, on every set that was tried.
+        """
+        search = self.walker.search
+        slots, distances, sizes, _ = search(
+            self.queries, self.k, alone, self.mask, self.threads, exact.executor, self.nodes
+        )
+        low = _share(slots, distances, sizes, self.slots, self.bounds, self.k)
+        slots, distances, sizes, _ = search(
+            self.queries, self.k + 1, with_own, self.mask, self.threads, exact.executor
+        )
+        return (low + _share(slots, distances, sizes, self.slots, self.bounds, self.k)) / 2
+
+
+def _share(
+    slots: Numbers,
+    distances: NDArray[np.float64],
+    sizes: Numbers,
+    own: Numbers,
+    bounds: NDArray[np.float64],
+    k: int,
+) -> float:
+    """Of the k true neighbours, how many were found: all but oneself that is within the bound."""
+    given = np.arange(slots.shape[1])[None] < sizes[:, None]
+    within = given & (slots != own[:, None]) & (distances <= bounds[:, None])
+    return float(np.minimum(within.sum(axis=1), k).mean() / k)
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """A graph's rows before they are blocks, as one block that needs no checking."""
+
+    rows: NDArray[np.uint32]
+    length: int
+    addresses: NDArray[np.uint64]
+    generations: NDArray[np.uint64]
+    seen: NDArray[np.uint64]
+    kind: int = keys.GRAPH
+    first: int = 0
+    base: int = 0
+    page_bytes: int = 1
+
+    @classmethod
+    def of(cls, rows: NDArray[np.uint32]) -> _InMemory:
+        one = np.ones(1, dtype=np.uint64)
+        return cls(rows, HEAD_BYTES + rows.nbytes, one * np.uint64(rows.ctypes.data - HEAD_BYTES), one, one)
+
+
+def _wanted(blocks: Blocks) -> bool:
+    """Whether the collection is large enough for a graph to beat a scan."""
+    header = blocks.header
+    return header.records >= config.GRAPH_FROM and header.records * header.settings.dim >= config.GRAPH_FROM_NUMBERS
+
+
+def _worn(blocks: Blocks) -> float:
+    """The share of the graph's records that came after it or are gone since."""
+    header = blocks.header
+    if header.graph is None:
+        return 1.0
+    pending = stored.pending_slots(blocks).size
+    gone = header.graph.nodes - (header.records - pending)
+    return max(pending, gone / 2) / max(1, header.records)
+
+
+def _encode(codec: Codec, vectors: build.Vectors, codes: NDArray[np.uint8], low: int, high: int) -> None:
+    codes[low:high] = codec.encode(vectors[low:high])
+
+
+def _merged(mine: Found, other: Found, k: int) -> Found:
+    slots, distances = np.concatenate((mine[0], other[0])), np.concatenate((mine[1], other[1]))
+    order = np.lexsort((slots, distances))[:k]
+    return slots[order], distances[order]
+
+
+def _portions(count: int, dim: int) -> list[tuple[int, int]]:
+    step = max(1, _PREPARED_NUMBERS // dim)
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
+
+
+def _norm_limit(blocks: Blocks, slots: Numbers) -> float:
+    """The length of the longest vector, which only inner products want to know."""
+    settings = blocks.header.settings
+    if settings.metric != "ip":
+        return 0.0
+    parts = (
+        space.longest(settings, read_rows(blocks, slots[low:high]))
+        for low, high in _portions(slots.size, settings.dim)
+    )
+    return max(parts, default=0.0)
+
+
+def _read_resident(blocks: State) -> Resident:
+    """The graph's parameters and codes, every number of them checked."""
+    graph = blocks.header.graph
+    assert graph is not None
+    try:
+        content = msgpack.unpackb(stored.read_index(blocks))
+        codec = Codec.from_dict(content["codec"])
+        slots = stored.graph_slots(blocks)
+        entries = np.frombuffer(content["entries"], dtype="<u4").astype(np.uint32)
+        calibration = Calibration.from_dict(content["calibration"])
+        limit = float(content["norm_limit"])
+        if not entries.size or int(entries.max()) >= graph.nodes:
+            raise ValueError("it names nodes that do not exist")
+        if codec.code_bytes != graph.code_bytes or codec.width != space.width(blocks.header.settings):
+            raise ValueError("its codes have another width")
+    except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
+        raise damaged(keys.INDEX, graph.index_first, f"it cannot be read ({error})") from None
+    codes = np.ascontiguousarray(stored.code_rows(blocks, 0, graph.nodes))
+    return Resident(codec, codes, slots, entries, calibration, limit)
+
+
+def _explained(blocks: Blocks, found: DamageFound) -> CorruptionError:
+    """What is wrong with the block that a walk gave up at."""
+    kind = keys.GRAPH if found.graph else keys.VECTORS
+    if not found.foreign:
+        try:
+            blocks.block(kind, found.number)
+        except CorruptionError as error:
+            return error
+    return damaged(kind, found.number, "it names a node that does not exist")

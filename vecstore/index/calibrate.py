@@ -1,0 +1,102 @@
+"""From a target of recall to how far a walk goes, measured on the collection's own vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Slack is on squared distances: a walk ends where the next node is that much farther than the k-th best.
+SLACKS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.14, 1.16, 1.19, 1.22, 1.26, 1.3, 1.36, 1.44, 1.56, 1.75, 2.0, 2.5)
+DEFAULT_RECALL = 0.95
+# Measured on a sample, so a little more than asked for is aimed at: about one standard error.
+_MARGIN = 0.15
+# A target that is missed by more than this is not walked for.
+_SHORT_OF = 0.03
+
+# A pool that slack ends has room for this many times k, and some more.
+_ROOM_A_HIT, _ROOM = 4, 160
+# How many of the best codes are compared exactly: a few more than k, and the more the wider the walk.
+_RERANKED, _RERANKED_A_SLACK = 4, 6
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a walk goes: places in its pool, the slack that ends it (0: when the pool is expanded), and how
+    many of the best are compared exactly."""
+
+    room: int
+    slack: float
+    reranked: int
+
+
+def reach_of_slack(k: int, slack: float) -> Reach:
+    room = _ROOM_A_HIT * k + _ROOM
+    reranked = math.ceil(k * (1 + _RERANKED_A_SLACK * (slack - 1))) + _RERANKED
+    return Reach(room, slack, min(room, reranked))
+
+
+def reach_of_list(k: int, search_list: int) -> Reach:
+    """The expert's: a pool of this size, expanded wholly, and half of it compared exactly."""
+    room = max(k, search_list)
+    return Reach(room, 0.0, min(room, max(k + _RERANKED, room // 2)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The recall that was measured at each slack."""
+
+    slacks: tuple[float, ...]
+    recalls: tuple[float, ...]
+    k: int
+
+    def slack(self, recall: float | None) -> float:
+        """The least slack that reached this recall, between two that were measured."""
+        target = DEFAULT_RECALL if recall is None else recall
+        target += _MARGIN * (1.0 - target)
+        # What a wider walk lost by chance is taken for what a narrower one had.
+        found = np.maximum.accumulate(self.recalls)
+        if found[-1] < target:
+            return self.slacks[-1]
+        place = int(np.argmax(found >= target))
+        if place == 0:
+            return self.slacks[0]
+        low, high = found[place - 1], found[place]
+        share = (target - low) / (high - low)
+        return float(self.slacks[place - 1] + share * (self.slacks[place] - self.slacks[place - 1]))
+
+    def reaches(self, recall: float | None) -> bool:
+        """Whether a walk finds about this share at all: codes of some data tell too little apart."""
+        target = DEFAULT_RECALL if recall is None else recall
+        return max(self.recalls) >= target - _SHORT_OF
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"slacks": list(self.slacks), "recalls": list(self.recalls), "k": self.k}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Calibration:
+        """Read what `to_dict` gave; anything else is a ValueError."""
+        slacks, recalls = (tuple(float(x) for x in content[name]) for name in ("slacks", "recalls"))
+        sound = len(slacks) == len(recalls) > 0 and all(1.0 <= x <= 100.0 for x in slacks)
+        if not sound or not all(0.0 <= x <= 1.0 for x in recalls) or list(slacks) != sorted(slacks):
+            raise ValueError("a calibration that makes no sense")
+        return cls(slacks, recalls, int(content["k"]))
+
+
+def calibrate(recall: Callable[[float], float], k: int, enough: float = 0.9995) -> Calibration:
+    """Measure the recall of more and more slack, until it is nearly whole."""
+    slacks: list[float] = []
+    recalls: list[float] = []
+    for slack in SLACKS:
+        slacks.append(slack)
+        recalls.append(recall(slack))
+        if recalls[-1] >= enough:
+            break
+    return Calibration(tuple(slacks), tuple(recalls), k)
+
+
+# Before anything was measured: a walk that ends late.
+UNKNOWN = Calibration((1.2,), (1.0,), 10)

@@ -1,0 +1,208 @@
+"""A graph as one snapshot has it, ready to be walked: tables of blocks, codes in memory, and what was calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.config import Settings
+from vecstore.index.calibrate import Calibration, Reach, reach_of_list, reach_of_slack
+from vecstore.index.codec import Codec
+from vecstore.index.space import prepare_queries
+from vecstore.kernels import dispatch, reference
+
+Numbers = NDArray[np.int64]
+Distances = NDArray[np.float64]
+
+# Fewer queries than this for a thread are not worth handing to one.
+_QUERIES_A_THREAD = 8
+
+
+class Table(Protocol):
+    """Blocks of one kind, as ``storage``'s lazy tables list them."""
+
+    @property
+    def kind(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def base(self) -> int: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def addresses(self) -> NDArray[np.uint64]: ...
+    @property
+    def generations(self) -> NDArray[np.uint64]: ...
+    @property
+    def seen(self) -> NDArray[np.uint64]: ...
+
+
+class DamageFound(Exception):  # noqa: N818 – the layer above makes a CorruptionError of it
+    """A walk met a block that is not whole, or a number in it that means nothing: `number` of graph or vectors."""
+
+    def __init__(self, *, graph: bool, number: int, foreign: bool) -> None:
+        super().__init__(graph, number, foreign)
+        self.graph, self.number, self.foreign = graph, number, foreign
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What of a graph is kept in memory, whatever snapshot is read: it changes only with a new graph."""
+
+    codec: Codec
+    codes: NDArray[np.uint8]
+    # The slot of each node.
+    slots: NDArray[np.uint32]
+    entries: NDArray[np.uint32]
+    calibration: Calibration
+    norm_limit: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.slots.nbytes + self.entries.nbytes
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a search took: hops and scores over all queries, and vectors compared exactly."""
+
+    hops: int
+    scores: int
+    reranked: int
+
+
+class _Job(NamedTuple):
+    """Arrays with a row for each query: what the kernel takes, and what it fills."""
+
+    queries: NDArray[Any]
+    states: NDArray[np.uint8]
+    offsets: Numbers
+    skips: Numbers
+    slots: Numbers
+    distances: Distances
+    sizes: Numbers
+
+    def part(self, low: int, high: int) -> _Job:
+        return _Job._make(each[low:high] for each in self)
+
+
+class Walker:
+    """Walks one snapshot's graph. Threads may share it."""
+
+    def __init__(
+        self, settings: Settings, resident: Resident, graph: Table, degree: int, vectors: Table, vector_rows: int
+    ) -> None:
+        self.settings = settings
+        self.resident = resident
+        self.degree = degree
+        self._held = graph, vectors
+        kernels = dispatch.cpu()
+        self._search = kernels.beam.search(settings.dtype)
+        self._weights = reference.checksum_weights(max(graph.length, vectors.length) // 4)
+        frame = np.zeros(1, dtype=kernels.beam.FRAME)
+        numbers = {
+            "metric": kernels.beam.METRICS[settings.metric],
+            "dim": settings.dim,
+            "row_bytes": settings.row_bytes,
+            "nodes": resident.slots.size,
+            "degree": degree,
+            "kind": resident.codec.number,
+            "codes": resident.codes.ctypes.data,
+            "code_bytes": resident.codes.shape[1],
+            "slots": resident.slots.ctypes.data,
+            "entries": resident.entries.ctypes.data,
+            "entry_count": resident.entries.size,
+            "base": graph.base,
+            "page_bytes": graph.page_bytes,
+            "graph_kind": graph.kind,
+            "graph_first": graph.first,
+            "graph_rows": (graph.length - 48) // (4 * (degree + 1)),
+            "graph_length": graph.length,
+            "graph_addresses": graph.addresses.ctypes.data,
+            "graph_generations": graph.generations.ctypes.data,
+            "graph_seen": graph.seen.ctypes.data,
+            "vector_kind": vectors.kind,
+            "vector_rows": vector_rows,
+            "vector_length": vectors.length,
+            "vector_addresses": vectors.addresses.ctypes.data,
+            "vector_generations": vectors.generations.ctypes.data,
+            "vector_seen": vectors.seen.ctypes.data,
+        }
+        for name, value in numbers.items():
+            frame[name] = value
+        self._frame = frame
+        self._reaches: dict[tuple[int, float | None, int | None], Reach] = {}
+
+    def reach(self, k: int, recall: float | None, search_list: int | None) -> Reach:
+        """How far to walk for a target of recall, or with a pool of a given size."""
+        asked = k, recall, search_list
+        found = self._reaches.get(asked)
+        if found is None:
+            if search_list is not None:
+                found = reach_of_list(k, search_list)
+            else:
+                found = reach_of_slack(k, self.resident.calibration.slack(recall))
+            self._reaches[asked] = found
+        return found
+
+    def search(
+        self,
+        queries: NDArray[Any],
+        k: int,
+        reach: Reach,
+        mask: NDArray[np.uint8],
+        threads: int,
+        executor: Callable[[int], Executor],
+        skips: Numbers | None = None,
+    ) -> tuple[Numbers, Distances, Numbers, Effort]:
+        """(slots, distances, sizes) of the answers, each (queries, k), nearest first; and what it took.
+
+        ``mask`` has a 1 for each slot that may be an answer; ``skips`` names a node for each query that its
+        walk leaves out.
+        """
+        count = len(queries)
+        prepared = reference.prepare_query(self.settings.metric, queries)
+        inner = self.settings.metric == "ip"
+        job = _Job(
+            prepared,
+            *self.resident.codec.prepare(
+                prepare_queries(self.settings, queries, self.resident.norm_limit) if inner else prepared
+            ),
+            np.full(count, -1, dtype=np.int64) if skips is None else skips,
+            np.empty((count, k), dtype=np.int64),
+            np.empty((count, k)),
+            np.zeros(count, dtype=np.int64),
+        )
+        threads = min(threads, count // _QUERIES_A_THREAD)
+        if threads <= 1:
+            efforts = [self._run(job, reach, mask)]
+        else:
+            # More parts than threads, so that none waits long for the last.
+            bounds = np.linspace(0, count, min(count, 4 * threads) + 1).astype(int).tolist()
+            parts = [job.part(low, high) for low, high in pairwise(bounds)]
+            efforts = list(executor(threads).map(lambda part: self._run(part, reach, mask), parts))
+        effort = Effort(
+            sum(each.hops for each in efforts),
+            sum(each.scores for each in efforts),
+            sum(each.reranked for each in efforts),
+        )
+        return job.slots, job.distances, job.sizes, effort
+
+    def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
+        counters = np.zeros(4, dtype=np.int64)
+        status = self._search(
+            self._frame, self._weights, mask, *job[:4], reach.room, reach.slack, reach.reranked, *job[4:], counters
+        )
+        hops, scores, _, number = counters.tolist()
+        if status:
+            place = number if number >= 0 else -1 - number
+            raise DamageFound(graph=number >= 0, number=place, foreign=status == dispatch.cpu().beam.FOREIGN)
+        return Effort(hops, scores, len(job.queries) * reach.reranked)

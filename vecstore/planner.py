@@ -1,0 +1,91 @@
+"""How a search is answered: by a walk of the graph, or by a scan of what it may name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.config import MOST_WALKED
+from vecstore.graph import Graph, Ready
+from vecstore.index.walk import Effort
+from vecstore.query import exact
+from vecstore.query.fields import Fields
+from vecstore.query.where import Where
+from vecstore.storage.state import Blocks, Numbers
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a search wants, besides its queries."""
+
+    k: int | None
+    radius: float | None = None
+    where: Where | None = None
+    recall: float | None = None
+    search_list: int | None = None
+    exact: bool = False
+    threads: int = 1
+
+
+class Planner:
+    """Chooses between walking and scanning, for one collection."""
+
+    def __init__(self, graph: Graph, fields: Fields) -> None:
+        self._graph = graph
+        self._fields = fields
+
+    def _ready(self, blocks: Blocks, asked: Asked) -> Ready | None:
+        """The graph to walk for this search; None where it is scanned.
+
+        A scan is exact, and so are answers within a radius; a filter leaves few enough to be compared one by
+        one. A walk for a good part of all records would be none, and one that misses its target is no answer.
+        """
+        if asked.exact or asked.k is None or asked.radius is not None or asked.where is not None:
+            return None
+        if asked.k > min(MOST_WALKED, blocks.header.records // 10):
+            return None
+        ready = self._graph.ready(blocks)
+        if ready is None or asked.search_list is not None:
+            return ready
+        return ready if ready.walker.resident.calibration.reaches(asked.recall) else None
+
+    def answer(
+        self, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked
+    ) -> tuple[list[exact.Found], Effort | None]:
+        """The answers, without each query's own slot; and what a walk took."""
+        ready = self._ready(blocks, asked)
+        k, effort = asked.k, None
+        if ready is not None:
+            assert k is not None
+            wanted = k + (own is not None)
+            reach = ready.walker.reach(wanted, asked.recall, asked.search_list)
+            found, effort = self._graph.nearest(blocks, ready, queries, wanted, reach, asked.threads)
+        elif asked.radius is not None:
+            mask = self.candidates(blocks, asked)
+            found = exact.within(blocks, queries, asked.radius, mask, asked.threads)
+        else:
+            assert k is not None
+            mask = self.candidates(blocks, asked)
+            found = exact.nearest(blocks, queries, k + (own is not None), mask, asked.threads)
+        if own is not None:
+            found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, own.tolist(), strict=True)]
+        if k is None or (own is None and asked.radius is None):
+            return found, effort
+        return [(slots[:k], distances[:k]) for slots, distances in found], effort
+
+    def recall(self, blocks: Blocks, sample: int, k: int) -> float | None:
+        """The share of true neighbours that a search by default finds; None where it scans, and finds all."""
+        ready = self._ready(blocks, Asked(k))
+        return None if ready is None else self._graph.recall(blocks, ready, sample, k)
+
+    def candidates(self, blocks: Blocks, asked: Asked) -> NDArray[np.uint8]:
+        """1 for each slot that a scan compares."""
+        return exact.candidates(blocks, None if asked.where is None else self.matching(blocks, asked.where))
+
+    def matching(self, blocks: Blocks, where: Where) -> NDArray[np.bool_]:
+        if where.everything:
+            return np.ones(blocks.header.slots, dtype=bool)
+        return self._fields.matching(blocks, where)

@@ -46,17 +46,30 @@ def planes(kind: int) -> int:
 
 
 def code_bytes(kind: int, dim: int) -> int:
-    """The bytes of a scalar code.
+    """The bytes of a code; of a product code that has four coordinates a byte.
 
     >>> code_bytes(SCALAR4, 128), code_bytes(SCALAR4, 100), code_bytes(SCALAR1, 384)
     (64, 64, 48)
     """
+    if kind in PRODUCTS:
+        return -(-dim // (4 * GROUP)) * GROUP
     return -(-dim // (GROUP * planes(kind))) * GROUP
 
 
 def coordinates(kind: int, n_bytes: int) -> int:
     """How many coordinates a scalar code has room for: what vectors are filled up to and rotated in."""
     return n_bytes * planes(kind)
+
+
+def centroids(kind: int) -> int:
+    """How many a product code's books hold for each part."""
+    return 1 << BITS[kind]
+
+
+def bounds(kind: int, n_bytes: int, dim: int) -> list[int]:
+    """Where a product code's parts begin, and where the last one ends."""
+    parts = n_bytes * planes(kind)
+    return [part * dim // parts for part in range(parts + 1)]
 
 
 def plane_bytes(n_bytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import subprocess
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 
 from vecstore.config import Settings
-from vecstore.index import space
+from vecstore.index import books, space
 from vecstore.index.codec import KINDS, Codec
 from vecstore.kernels import reference_codes as layout
 from vecstore.kernels.cpu import coder, rotate
 
 DIMS = [1, 3, 17, 32, 100, 128, 384, 769, 4096]
+PRODUCTS = [kind for kind, number in KINDS.items() if number in layout.PRODUCTS]
 SCALARS = [kind for kind, number in KINDS.items() if number in layout.SCALARS]
 
 
@@ -171,6 +173,74 @@ def test_scores_order_as_distances_to_what_codes_stand_for(kind: str) -> None:
         assert np.corrcoef(score, distance)[0, 1] > (0.97 if kind == "scalar1" else 0.99)
 
 
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_product_scores_are_those_of_the_reference(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    for n_bytes in (16, 32, 48, 400):
+        codes = rng.integers(0, 256, (12, n_bytes), dtype=np.uint8)
+        codes[0], codes[1] = 0, 255
+        tables = rng.integers(0, 1 << 16, (3, n_bytes, 256)).astype(np.uint16)
+        tables[0] = 65535
+        states = tables.view(np.uint8).reshape(3, -1)
+        scores = np.empty((3, 12), np.int32)
+        coder.score_all()(KINDS[kind], states, codes, scores)
+        expected = [layout.product_scores(codes, table) for table in tables]
+        np.testing.assert_array_equal(scores, expected)
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_product_codes_are_the_nearest_centroids(kind: str) -> None:
+    for dim in DIMS[:-1]:
+        rows = vectors(400, dim)
+        codec = Codec.train(rows, kind, seed=dim)
+        codes = codec.encode(rows)
+        assert codes.shape[1] == codec.code_bytes
+        queries = vectors(6, dim, 1)
+        states, offsets = codec.prepare(queries)
+        scores = codec.scores(states, codes)
+        bounds = layout.bounds(codec.number, codec.code_bytes, dim)
+        centroids = layout.centroids(codec.number)
+        parts = [
+            codec.books[centroids * low : centroids * high].reshape(high - low, centroids).T
+            for low, high in itertools.pairwise(bounds)
+        ]
+
+        def distances(vector: np.ndarray, bounds: Any = bounds, parts: Any = parts) -> np.ndarray:
+            return np.array(
+                [
+                    ((book.astype(np.float64) - vector[low:high]) ** 2).sum(axis=1)
+                    for (low, high), book in zip(itertools.pairwise(bounds), parts, strict=True)
+                ]
+            )
+
+        numbers = books.numbers_of(codec.number, codes)
+        for row, chosen in zip(rows[:20], numbers[:20], strict=True):
+            apart = distances(row - codec.mean)
+            np.testing.assert_allclose(
+                apart[np.arange(len(chosen)), chosen], apart.min(axis=1), rtol=1e-4, atol=1e-4
+            )
+        for query, score, offset in zip(queries, scores, offsets, strict=True):
+            apart = distances(query - codec.mean)
+            reach = (apart.max(axis=1) - apart.min(axis=1)).reshape(codec.code_bytes, -1).sum(axis=1)
+            true = apart[np.arange(numbers.shape[1]), numbers].sum(axis=1) * 65535 / reach.max()
+            # Each entry of a table is rounded.
+            np.testing.assert_allclose(score + float(offset), true, rtol=1e-4, atol=codec.code_bytes)
+        np.testing.assert_allclose(
+            ((codec.decode(codes) - rows) ** 2).sum(axis=1),
+            [distances(row - codec.mean)[np.arange(len(n)), n].sum() for row, n in zip(rows, numbers, strict=True)],
+            rtol=1e-3, atol=1e-3,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_books_are_the_same_for_the_same_sample_and_seed(kind: str) -> None:
+    rows = vectors(500, 40)
+    first, second = (Codec.train(rows, kind, seed=3) for _ in range(2))
+    assert first.to_dict() == second.to_dict()
+    assert first.to_dict() != Codec.train(rows, kind, seed=4).to_dict()
+    assert first.distortion(rows) < (0.2 if kind == "product8" else 0.15)
+
+
 # --- errors ----------------------------------------------------------------------------------------------
 
 
@@ -194,7 +264,7 @@ def test_other_data_are_told_by_their_distortion() -> None:
 # --- data without much in it -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SCALARS)
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_data_without_spread_can_be_coded(kind: str) -> None:
     for rows in (
         np.zeros((5, 20)),
@@ -217,7 +287,7 @@ def test_data_without_spread_can_be_coded(kind: str) -> None:
 # --- as stored -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SCALARS)
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_a_codec_comes_back_as_it_was_stored(kind: str) -> None:
     rows = vectors(60, 33)
     codec = Codec.train(rows, kind, seed=(1 << 64) - 1)
@@ -271,6 +341,27 @@ def test_hostile_codecs_are_refused(name: str, value: Any) -> None:
     del content[name]
     with pytest.raises(ValueError):
         Codec.from_dict(content)
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_hostile_books_are_refused(kind: str) -> None:
+    content = Codec.train(vectors(60, 33), kind, seed=1).to_dict()
+    assert content["code_bytes"] == 16
+    Codec.from_dict(content)
+    whole = content["books"]
+    for name, value in (
+        ("books", whole[:-4]),
+        ("books", whole + whole),
+        ("books", b""),
+        ("books", b"\x00\x00\x80\x7f" * (len(whole) // 4)),
+        ("code_bytes", 32),
+        ("code_bytes", 0),
+        ("width", 32),
+        ("kind", "scalar4"),
+        ("kind", "product4" if kind == "product8" else "product8"),
+    ):
+        with pytest.raises(ValueError):
+            Codec.from_dict(content | {name: value})
 
 
 def test_what_is_no_map_is_no_codec() -> None:

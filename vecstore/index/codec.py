@@ -7,13 +7,14 @@ squared distances between a query and what a code stands for, in units of the co
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import MAX_DIM
+from vecstore.index.books import decode, train_books
 from vecstore.kernels import reference_codes as layout
 
 Codes: TypeAlias = NDArray[np.uint8]
@@ -78,9 +79,13 @@ class Codec:
         mean[~np.isfinite(mean)] = 0
         none = np.zeros(0, dtype=np.float32)
         untrained = cls(kind, width, layout.code_bytes(number, width), seed, 0.0, 1.0, mean, none)
-        untrained._check()
+        untrained._check(trained=False)
+        if number in layout.PRODUCTS:
+            size = untrained.code_bytes
+            books = train_books(number, size, sample, mean, seed, untrained._encoded_by)
+            return replace(untrained, books=books)
         low, step = _steps(number, untrained._rotated(sample))
-        return cls(kind, width, untrained.code_bytes, seed, low, step, mean, none)
+        return replace(untrained, low=low, step=step)
 
     @classmethod
     def from_dict(cls, content: object) -> Codec:
@@ -111,7 +116,7 @@ class Codec:
             "books": self.books.astype("<f4").tobytes(),
         }
 
-    def _check(self) -> None:
+    def _check(self, trained: bool = True) -> None:
         """Raise ValueError unless kernels can work with this: they check nothing."""
         if self.kind not in KINDS:
             raise ValueError(f"a codec of unknown kind {self.kind!r}")
@@ -121,11 +126,16 @@ class Codec:
             raise ValueError("a codec's mean does not fit its width")
         if not (np.isfinite(self.low) and abs(self.low) < 3e38 and _LEAST_STEP <= self.step < 3e38):
             raise ValueError("a codec's steps are out of range")
-        if self.code_bytes != layout.code_bytes(self.number, self.width) or self.books.size:
+        if self.code_bytes != layout.code_bytes(self.number, self.width):
             raise ValueError("a codec's codes don't fit its width")
-        most = layout.MOST_COORDINATES[self.number]
-        if self._size > most:
-            raise ValueError(f"{self.kind} codes hold {most} coordinates at most")
+        if self.number in layout.PRODUCTS:
+            books = layout.centroids(self.number) * self.width
+        elif self._size <= layout.MOST_COORDINATES[self.number]:
+            books = 0
+        else:
+            raise ValueError(f"{self.kind} codes do not hold {self._size} coordinates")
+        if trained and (self.books.shape != (books,) or not np.isfinite(self.books).all()):
+            raise ValueError("a codec's books do not fit its width")
 
     # -- what it is
 
@@ -136,7 +146,9 @@ class Codec:
 
     @property
     def _size(self) -> int:
-        """Coordinates of a rotated vector."""
+        """Coordinates of a rotated vector; for product codes nothing is rotated."""
+        if self.number in layout.PRODUCTS:
+            return self.width
         return layout.coordinates(self.number, self.code_bytes)
 
     @property
@@ -149,7 +161,11 @@ class Codec:
         """The codec as kernels take it: see ``vecstore.kernels.cpu.coder``."""
         shape = np.array([self.number, self.code_bytes], dtype=np.int64)
         scale = np.array([self.low, self.step], dtype=np.float32)
-        return shape, scale, self.mean, layout.turns(self._size, self.seed), self.books
+        if self.number in layout.PRODUCTS:
+            turns = np.zeros((0, self.width), dtype=np.float32)
+        else:
+            turns = layout.turns(self._size, self.seed)
+        return shape, scale, self.mean, turns, self.books
 
     # -- what it does
 
@@ -184,6 +200,9 @@ class Codec:
         """The vectors that codes stand for, `(n, width)`: near those that were encoded."""
         result = np.empty((len(codes), self.width), dtype=np.float32)
         for part in _portions(len(codes), self._size):
+            if self.number in layout.PRODUCTS:
+                result[part] = decode(self.number, codes[part], self.books, self.width) + self.mean
+                continue
             numbers = layout.unpack(self.number, codes[part])
             rotated = (np.float32(self.low) + numbers * np.float32(self.step)).astype(np.float32)
             result[part] = layout.rotate_back(rotated, self.parameters[3])[:, : self.width] + self.mean
@@ -206,6 +225,9 @@ class Codec:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors have {self.width} coordinates here, not the shape {vectors.shape}")
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _encoded_by(self, vectors: Floats, books: Floats) -> Codes:
+        return replace(self, books=books).encode(vectors)
 
     def _rotated(self, vectors: Floats) -> Floats:
         table = self._checked(vectors)

@@ -41,10 +41,10 @@ DEAD_BLOCKS_FLOOR = 4
 # A large write is staged in commits of about this size, so that its memory is bounded.
 STAGE_BYTES = 64 << 20
 
-# Below this many records, or numbers in all of them, every search is a scan: exact, and done in a millisecond,
-# while a graph's building would pay only after thousands of searches.
+# Below this many records, or bytes of their vectors, every search is a scan: exact, and done in a millisecond,
+# while building a graph would pay only after thousands of searches.
 GRAPH_FROM = 10_000
-GRAPH_FROM_NUMBERS = 5_000_000
+GRAPH_FROM_BYTES = 20_000_000
 # The graph is built anew when this share of the records came after it, or twice as many are gone.
 WORN_SHARE = 0.2
 # More answers than this are scanned for: a pool so long is no quicker.

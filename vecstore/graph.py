@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from vecstore import config
 from vecstore.errors import CorruptionError
-from vecstore.index import build, calibrate, space
+from vecstore.index import bits, build, calibrate, space
+from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration
 from vecstore.index.codec import KINDS, Codec
 from vecstore.index.walk import DamageFound, Effort, Resident, Walker
@@ -31,6 +32,7 @@ from vecstore.storage.vectors import read_rows
 
 Found = exact.Found
 
+_CODECS = {*KINDS, *bits.KINDS}
 # Rows are prepared this many numbers at a time.
 _PREPARED_NUMBERS = 1 << 23
 
@@ -67,7 +69,7 @@ class Graph:
         """What walks this state's graph; None where there is none, and inside of a transaction."""
         header = blocks.header
         # A later release may write codes that this one cannot read, and a scan needs none.
-        if header.graph is None or header.graph.codec not in KINDS or not isinstance(blocks, State):
+        if header.graph is None or header.graph.codec not in _CODECS or not isinstance(blocks, State):
             return None
         known = blocks.cache.get("graph")
         if isinstance(known, Ready) and known.checked is blocks.checked:
@@ -148,8 +150,7 @@ class Graph:
         pool = exact.executor(self._threads)
         order, edges, entries = build.build(vectors, plan, self._threads, pool, progress)
         vectors, slots = vectors[order], slots[order]
-        sample = np.sort(np.random.default_rng(plan.seed).permutation(len(vectors))[: config.SAMPLE])
-        codec = Codec.train(vectors[sample], config.CODEC, plan.seed)
+        codec = _codec_for(settings, vectors, plan.seed)
         codes = np.empty((len(vectors), codec.code_bytes), dtype=np.uint8)
         list(pool.map(lambda part: _encode(codec, vectors, codes, *part), _portions(len(vectors), settings.dim)))
         resident = Resident(codec, codes, slots.astype(np.uint32), entries, calibrate.UNKNOWN, limit)
@@ -274,7 +275,7 @@ class _InMemory:
 def _wanted(blocks: Blocks) -> bool:
     """Whether the collection is large enough for a graph to beat a scan."""
     header = blocks.header
-    return header.records >= config.GRAPH_FROM and header.records * header.settings.dim >= config.GRAPH_FROM_NUMBERS
+    return header.records >= config.GRAPH_FROM and header.records * header.settings.row_bytes >= config.GRAPH_FROM_BYTES
 
 
 def _worn(blocks: Blocks) -> float:
@@ -287,7 +288,24 @@ def _worn(blocks: Blocks) -> float:
     return max(pending, gone / 2) / max(1, header.records)
 
 
-def _encode(codec: Codec, vectors: build.Vectors, codes: NDArray[np.uint8], low: int, high: int) -> None:
+def _codec_for(settings: config.Settings, vectors: build.Vectors, seed: int) -> Codec | Bits:
+    if settings.dtype == "binary":
+        return Bits(f"{settings.metric} bits", settings.dim)
+    sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[: config.SAMPLE])
+    return Codec.train(vectors[sample], config.CODEC, seed)
+
+
+def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:
+    """A codec of the collection's own kind of numbers, or a ValueError."""
+    if settings.dtype != "binary":
+        return Codec.from_dict(content)
+    bits = Bits.from_dict(content)
+    if bits.kind != f"{settings.metric} bits":
+        raise ValueError("codes of another metric")
+    return bits
+
+
+def _encode(codec: Codec | Bits, vectors: build.Vectors, codes: NDArray[np.uint8], low: int, high: int) -> None:
     codes[low:high] = codec.encode(vectors[low:high])
 
 
@@ -320,7 +338,7 @@ def _read_resident(blocks: State) -> Resident:
     assert graph is not None
     try:
         content = msgpack.unpackb(stored.read_index(blocks))
-        codec = Codec.from_dict(content["codec"])
+        codec = _read_codec(content["codec"], blocks.header.settings)
         slots = stored.graph_slots(blocks)
         entries = np.frombuffer(content["entries"], dtype="<u4").astype(np.uint32)
         calibration = Calibration.from_dict(content["calibration"])

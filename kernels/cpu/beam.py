@@ -74,8 +74,23 @@ DONE, DAMAGED, FOREIGN = 0, 1, 2
 """How a search ends: well; at a damaged block; at a node number that is none. The place is in `counters`."""
 
 
+# Packed bits are their own codes; Jaccard's distances are scored in steps this fine.
+_BITS_HAMMING, _BITS_JACCARD = 6, 7
+_JACCARD_STEPS = np.float32(1 << 24)
+
+
 @helper
-def _seen_bits(room):
+def _score(frame, node, state):
+    code = frame.codes + node * frame.code_bytes
+    if frame.kind == _BITS_HAMMING:
+        return types.int32(hamming_row(code, state, frame.code_bytes))
+    if frame.kind == _BITS_JACCARD:
+        return types.int32(jaccard_row(code, state, frame.code_bytes) * _JACCARD_STEPS)
+    return score(frame.kind, code, state, frame.code_bytes)
+
+
+@helper
+def _seen_size(room):
     size = _SEEN_LEAST
     while size < _SEEN_A_PLACE * room and size < _SEEN_MOST:
         size *= 2
@@ -131,7 +146,7 @@ def _score_entries(frame, state, skip, seen, pool, room, counters):
         node = types.int64(load(as_uint32(frame.entries), i))
         if node == skip:
             continue
-        value = score(frame.kind, frame.codes + node * frame.code_bytes, state, frame.code_bytes)
+        value = _score(frame, node, state)
         key = key_of(value, node)
         if (size < room or key < pool[size - 1]) and take(pool, size, room, key) >= 0:
             size = min(size + 1, room)
@@ -179,7 +194,7 @@ def _walk(frame, weights, state, skip, k, room, slack, offset, seen, pool, fresh
         first = size
         for i in range(count):
             other = fresh[i]
-            value = score(frame.kind, frame.codes + other * frame.code_bytes, state, frame.code_bytes)
+            value = _score(frame, other, state)
             key = key_of(value, other)
             if key < bound:
                 place = take(pool, size, room, key)
@@ -288,7 +303,7 @@ def _search(
 ):  # fmt: skip
     frame = frames[0]
     k = slots.shape[1]
-    seen = np.empty(_seen_bits(room), np.uint32)
+    seen = np.empty(_seen_size(room), np.uint32)
     pool = np.empty(room + 1, np.int64)
     fresh = np.empty(frame.degree, np.int64)
     chosen = np.empty(reranked, np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import Settings
+from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Reach, reach_of_list, reach_of_slack
 from vecstore.index.codec import Codec
 from vecstore.index.space import prepare_queries
@@ -57,7 +58,7 @@ class DamageFound(Exception):  # noqa: N818 – the layer above makes a Corrupti
 class Resident:
     """What of a graph is kept in memory, whatever snapshot is read: it changes only with a new graph."""
 
-    codec: Codec
+    codec: Codec | Bits
     codes: NDArray[np.uint8]
     # The slot of each node.
     slots: NDArray[np.uint32]

@@ -34,7 +34,7 @@ _LINE = 64
 # Rows of this many nodes at the front of the pool are asked for before they are expanded.
 _AHEAD = 4
 # A table of what was seen holds this many nodes for each place in the pool, and is small enough to clear.
-_SEEN_A_PLACE = 64
+_SEEN_A_PLACE = 32
 _SEEN_LEAST, _SEEN_MOST = 1 << 12, 1 << 20
 
 # What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
@@ -128,6 +128,26 @@ def _ask_for_row(frame, node):
 
 
 @helper
+def _ask_for_next(frame, pool, at, size):
+    """Asks for the codes of the neighbours of the node that comes next, unless a nearer one turns up now."""
+    while at < size and pool[at] & 1:
+        at += 1
+    if at == size:
+        return
+    node = node_of(pool[at])
+    block = node // frame.graph_rows
+    if load(as_uint64(frame.graph_seen), block) != load(as_uint64(frame.graph_generations), block):
+        return
+    row = types.int64(load(as_uint64(frame.graph_addresses), block)) + _HEAD
+    row += (node - block * frame.graph_rows) * 4 * (frame.degree + 1)
+    for edge in range(frame.degree):
+        other = types.int64(load(as_uint32(row), edge + 1))
+        if other == _NONE:
+            return
+        prefetch(frame.codes + other * frame.code_bytes)
+
+
+@helper
 def _bound(pool, size, room, k, slack, offset):
     """Keys above this cannot become part of the walk."""
     bound = pool[room - 1] if size == room else FARTHEST
@@ -191,6 +211,7 @@ def _walk(frame, weights, state, skip, k, room, slack, offset, seen, pool, fresh
                     for line in range(0, frame.code_bytes, _LINE):
                         prefetch(start + line)
         counters[1] += count
+        _ask_for_next(frame, pool, at + 1, size)
         first = size
         for i in range(count):
             other = fresh[i]

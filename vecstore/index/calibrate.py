@@ -17,8 +17,8 @@ _MARGIN = 0.15
 # A target that is missed by more than this is not walked for.
 _SHORT_OF = 0.03
 
-# A pool that slack ends has room for this many times k, and some more.
-_ROOM_A_HIT, _ROOM = 4, 160
+# A pool that slack ends has room for what lies within the slack, as far as walks were seen to need it.
+_ROOM_A_HIT, _ROOM_A_SLACK, _ROOM_A_SLACK_AND_HIT = 2, 200, 24
 # How many of the best codes are compared exactly: a few more than k, and the more the wider the walk.
 _RERANKED, _RERANKED_A_SLACK = 4, 6
 
@@ -34,8 +34,9 @@ class Reach:
 
 
 def reach_of_slack(k: int, slack: float) -> Reach:
-    room = _ROOM_A_HIT * k + _ROOM
-    reranked = math.ceil(k * (1 + _RERANKED_A_SLACK * (slack - 1))) + _RERANKED
+    wide = slack - 1
+    room = math.ceil(_ROOM_A_HIT * k + wide * (_ROOM_A_SLACK + _ROOM_A_SLACK_AND_HIT * k))
+    reranked = math.ceil(k * (1 + _RERANKED_A_SLACK * wide)) + _RERANKED
     return Reach(room, slack, min(room, reranked))
 
 

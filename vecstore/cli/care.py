@@ -151,6 +151,8 @@ def warmup(options: argparse.Namespace) -> int:
             times["first query by radius"] = clock.read()
             collection.search(many)
             times["first batch of 64"] = clock.read()
+            collection.search(many, exact=True)
+            times["first exact batch of 64"] = clock.read()
             collection.search(query)
             times["next query"] = clock.read()
             collection.search(many)

@@ -185,6 +185,15 @@ def test_a_worn_graph_is_built_anew(tmp_path: Path) -> None:
         assert c.verify().ok
 
 
+def test_many_batches_are_linked_once(tmp_path: Path) -> None:
+    data = clustered(2000)
+    with vecstore.open(tmp_path / "c.vec", dim=24, metric="l2") as c:
+        c.extend((np.arange(start, start + 100), data[start : start + 100]) for start in range(0, 2000, 100))
+        stats = c.stats()
+        assert stats["nodes"] == 2000
+        assert stats["pending"] == 0
+
+
 def test_an_interrupted_build_loses_nothing_and_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

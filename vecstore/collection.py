@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import inputs
+from vecstore import config, inputs
 from vecstore.config import (
     DEFAULT_K,
     STAGE_BYTES,
@@ -74,6 +74,8 @@ class Collection:
         self._session: Session | None = None
         self._session_thread: int | None = None
         self._broken = False
+        # Calls in progress after which the graph is seen to once, not after each of their parts.
+        self._link_later = 0
         with self._view() as blocks:
             self._settings = blocks.header.settings
 
@@ -214,18 +216,27 @@ class Collection:
     def extend(self, batches: Iterable[Any], *, progress: bool = False) -> int:
         """Add batches of (ids, vectors) or (ids, vectors, metadata), each in one transaction of its own.
 
+        The graph is built once, behind the last batch: for many records this is the quickest way in.
+
         >>> import vecstore
         >>> with vecstore.open("e.vec", dim=2) as e:
         ...     e.extend(([n], [[n, 1]], [{"n": n}]) for n in range(3))
         3
         """
         total = 0
-        with progress_line(progress) as report:
-            for batch in batches:
-                if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-                    raise InvalidArgumentError("a batch must be (ids, vectors) or (ids, vectors, metadata)")
-                total += self.add(*batch)
-                report(total)
+        self._link_later += 1
+        try:
+            with progress_line(progress) as report:
+                for batch in batches:
+                    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                        raise InvalidArgumentError("a batch must be (ids, vectors) or (ids, vectors, metadata)")
+                    total += self.add(*batch)
+                    report(total)
+        finally:
+            self._link_later -= 1
+        if total:
+            with self._file.writing(self._timeout), contextlib.suppress(VecstoreError):
+                self._link(config.EXTENDED_SHARE)
         return total
 
     @contextlib.contextmanager
@@ -316,8 +327,8 @@ class Collection:
             with contextlib.suppress(VecstoreError):
                 if session.dropped:
                     self._purge()
-                if session.changed:
-                    self._link()
+                if session.changed and not self._link_later:
+                    self._link(config.WORN_SHARE)
 
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
@@ -339,11 +350,11 @@ class Collection:
             finally:
                 session.close()
 
-    def _link(self, *, now: bool = False) -> None:
-        """Build the graph anew if it is due, in a commit of its own; ``now``, if anything is pending."""
+    def _link(self, share: float) -> None:
+        """Build the graph anew, in a commit of its own, if more than a share of the records is not in it."""
         session = Session(self._file, self._stage_bytes)
         try:
-            if self._graph.worn(session) if now else self._graph.due(session):
+            if self._graph.worn(session) > share:
                 with build_progress() as progress:
                     self._graph.rebuild(session, progress)
                 session.commit()
@@ -608,7 +619,7 @@ class Collection:
         with self._file.writing(self._timeout):
             self._purge(end)
             if end is None or time.monotonic() < end:
-                self._link(now=True)
+                self._link(0.0)
 
     def compact(self) -> int:
         """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.

@@ -45,8 +45,11 @@ STAGE_BYTES = 64 << 20
 # while building a graph would pay only after thousands of searches.
 GRAPH_FROM = 10_000
 GRAPH_FROM_BYTES = 20_000_000
-# The graph is built anew when this share of the records came after it, or twice as many are gone.
-WORN_SHARE = 0.2
+# The graph is built anew when this share of the records came after it, or twice as many are gone. Until then
+# they are compared one by one: with less a collection that grows batch by batch is mostly building.
+WORN_SHARE = 0.3
+# After a call that added many batches, this much is reason enough.
+EXTENDED_SHARE = 0.05
 # More answers than this are scanned for: a pool so long is no quicker.
 MOST_WALKED = 2_000
 # Vectors that a codec is trained on, and those that are searched for to calibrate.

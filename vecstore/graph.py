@@ -129,13 +129,20 @@ class Graph:
 
     # -- building
 
-    def due(self, blocks: Blocks) -> bool:
-        """Whether so much is pending, or gone, that the graph should be built anew."""
-        return _wanted(blocks) and _worn(blocks) > config.WORN_SHARE
+    def worn(self, blocks: Blocks) -> float:
+        """The share of records that came after the last build, or half that of those gone since.
 
-    def worn(self, blocks: Blocks) -> bool:
-        """Whether building anew would change anything."""
-        return _wanted(blocks) and _worn(blocks) > 0
+        All of them where a graph is wanted and there is none; none where a scan will do.
+        """
+        header = blocks.header
+        large = header.records * header.settings.row_bytes >= config.GRAPH_FROM_BYTES
+        if not large or header.records < config.GRAPH_FROM:
+            return 0.0
+        if header.graph is None:
+            return 1.0
+        pending = stored.pending_slots(blocks).size
+        gone = header.graph.nodes - (header.records - pending)
+        return float(max(pending, gone / 2) / header.records)
 
     def rebuild(self, session: Session, progress: build.Progress) -> None:
         """Build a graph of all live records in place of the one there is; the caller commits."""
@@ -270,22 +277,6 @@ class _InMemory:
     def of(cls, rows: NDArray[np.uint32]) -> _InMemory:
         one = np.ones(1, dtype=np.uint64)
         return cls(rows, HEAD_BYTES + rows.nbytes, one * np.uint64(rows.ctypes.data - HEAD_BYTES), one, one)
-
-
-def _wanted(blocks: Blocks) -> bool:
-    """Whether the collection is large enough for a graph to beat a scan."""
-    header = blocks.header
-    return header.records >= config.GRAPH_FROM and header.records * header.settings.row_bytes >= config.GRAPH_FROM_BYTES
-
-
-def _worn(blocks: Blocks) -> float:
-    """The share of the graph's records that came after it or are gone since."""
-    header = blocks.header
-    if header.graph is None:
-        return 1.0
-    pending = stored.pending_slots(blocks).size
-    gone = header.graph.nodes - (header.records - pending)
-    return max(pending, gone / 2) / max(1, header.records)
 
 
 def _codec_for(settings: config.Settings, vectors: build.Vectors, seed: int) -> Codec | Bits:

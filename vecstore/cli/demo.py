@@ -54,11 +54,11 @@ def demo(options: argparse.Namespace) -> int:
     with _place(options.file) as path:
         clock = Clock()
         with vecstore.open(path, dim=options.dim, metric="cosine", mode="x") as made:
-            for start in range(0, options.records, _BATCH):
-                part = slice(start, start + _BATCH)
-                made.add(
-                    [f"img-{row}" for row in range(options.records)[part]], vectors[part], metadata[part]
-                )
+            parts = [slice(start, start + _BATCH) for start in range(0, options.records, _BATCH)]
+            made.extend(
+                ([f"img-{row}" for row in range(options.records)[part]], vectors[part], metadata[part])
+                for part in parts
+            )
         build = clock.read()
         with vecstore.open(path, mode="r") as collection:
             found = _measured(collection, vectors, metadata, queries)

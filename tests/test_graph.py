@@ -185,6 +185,16 @@ def test_a_worn_graph_is_built_anew(tmp_path: Path) -> None:
         assert c.verify().ok
 
 
+def test_drift_is_told_when_other_vectors_come(tmp_path: Path) -> None:
+    with vecstore.open(tmp_path / "c.vec", dim=24, metric="l2") as c:
+        c.add(np.arange(2000), clustered(2000))
+        assert c.stats()["codec_drift"] is None
+        c.add(np.arange(3000, 3100), clustered(100, seed=4))
+        assert 0.7 < c.stats()["codec_drift"] < 1.4
+        c.add(np.arange(4000, 4300), 30 + 20 * clustered(300, seed=5))
+        assert c.stats()["codec_drift"] > 3
+
+
 def test_many_batches_are_linked_once(tmp_path: Path) -> None:
     data = clustered(2000)
     with vecstore.open(tmp_path / "c.vec", dim=24, metric="l2") as c:

@@ -538,7 +538,8 @@ class Collection:
         0
         """
         with self._view() as blocks:
-            return stats(blocks, self._file, self._fields, self._graph.nbytes)
+            drift = self._graph.drift(blocks)
+            return stats(blocks, self._file, self._fields, self._graph.nbytes, drift)
 
     def explain(
         self,

@@ -55,6 +55,7 @@ MOST_WALKED = 2_000
 # Vectors that a codec is trained on, and those that are searched for to calibrate.
 SAMPLE = 50_000
 HELD_OUT = 400
+DRIFT_SAMPLE = 2_000
 CODEC = "scalar4"
 
 # Slots in LMDB's lock file, one a concurrent call: 64 bytes each.

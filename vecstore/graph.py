@@ -127,6 +127,22 @@ class Graph:
         measured = _Sample.of(blocks, ready.walker, ready.mask, sample, k, self._threads)
         return measured.recall(reach(k, None, None), reach(k + 1, None, None))
 
+    def drift(self, blocks: Blocks) -> float | None:
+        """How much more the codec loses of pending vectors than of those that it was trained for; 1.0 is no more.
+
+        None where there is no codec, or nothing pending to compare.
+        """
+        if blocks.header.graph is None or not stored.pending_slots(blocks).size:
+            return None
+        ready = self.ready(blocks)
+        if ready is None or ready.waiting is None or isinstance(ready.walker.resident.codec, Bits):
+            return None
+        resident = ready.walker.resident
+        slots = np.flatnonzero(ready.waiting)
+        slots = np.sort(np.random.default_rng(2).permutation(slots)[: config.DRIFT_SAMPLE])
+        rows = space.prepare_rows(blocks.header.settings, read_rows(blocks, slots), resident.norm_limit)
+        return _distortion(resident.codec, rows) / max(resident.distortion, 1e-12)
+
     # -- building
 
     def worn(self, blocks: Blocks) -> float:
@@ -167,6 +183,7 @@ class Graph:
             "entries": entries.tobytes(),
             "calibration": calibration.to_dict(),
             "norm_limit": limit,
+            "distortion": _distortion(codec, vectors),
         }
         stored.write_graph(
             session,
@@ -286,6 +303,14 @@ def _codec_for(settings: config.Settings, vectors: build.Vectors, seed: int) -> 
     return Codec.train(vectors[sample], config.CODEC, seed)
 
 
+def _distortion(codec: Codec | Bits, vectors: build.Vectors) -> float:
+    """What the codec loses of some vectors, as a share of their variance; nothing of bits."""
+    if isinstance(codec, Bits):
+        return 0.0
+    some = np.random.default_rng(2).permutation(len(vectors))[: config.DRIFT_SAMPLE]
+    return codec.distortion(vectors[np.sort(some)])
+
+
 def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:
     """A codec of the collection's own kind of numbers, or a ValueError."""
     if settings.dtype != "binary":
@@ -333,7 +358,7 @@ def _read_resident(blocks: State) -> Resident:
         slots = stored.graph_slots(blocks)
         entries = np.frombuffer(content["entries"], dtype="<u4").astype(np.uint32)
         calibration = Calibration.from_dict(content["calibration"])
-        limit = float(content["norm_limit"])
+        limit, distortion = float(content["norm_limit"]), float(content["distortion"])
         if not entries.size or int(entries.max()) >= graph.nodes:
             raise ValueError("it names nodes that do not exist")
         if codec.code_bytes != graph.code_bytes or codec.width != space.width(blocks.header.settings):
@@ -341,7 +366,7 @@ def _read_resident(blocks: State) -> Resident:
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
         raise damaged(keys.INDEX, graph.index_first, f"it cannot be read ({error})") from None
     codes = np.ascontiguousarray(stored.code_rows(blocks, 0, graph.nodes))
-    return Resident(codec, codes, slots, entries, calibration, limit)
+    return Resident(codec, codes, slots, entries, calibration, limit, distortion)
 
 
 def _explained(blocks: Blocks, found: DamageFound) -> CorruptionError:

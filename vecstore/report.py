@@ -20,7 +20,9 @@ from vecstore.storage.graph import linked_mask, pending_slots
 from vecstore.storage.state import Blocks
 
 
-def stats(blocks: Blocks, file: File, fields: Fields, graph_bytes: int) -> dict[str, Any]:
+def stats(
+    blocks: Blocks, file: File, fields: Fields, graph_bytes: int, drift: float | None
+) -> dict[str, Any]:
     """Counts, sizes, and what waits to be done."""
     header, layout = blocks.header, blocks.layout
     present = {kind: int(blocks.present(kind).sum()) for kind in keys.KINDS}
@@ -54,6 +56,7 @@ def stats(blocks: Blocks, file: File, fields: Fields, graph_bytes: int) -> dict[
         "graph_degree": None if graph is None else graph.degree,
         "nodes": 0 if graph is None else graph.nodes,
         "codec": None if graph is None else graph.codec,
+        "codec_drift": None if drift is None else round(drift, 3),
     }
 
 

@@ -65,6 +65,8 @@ class Resident:
     entries: NDArray[np.uint32]
     calibration: Calibration
     norm_limit: float
+    # What the codec lost of the vectors that it was trained for.
+    distortion: float = 0.0
 
     @property
     def nbytes(self) -> int:

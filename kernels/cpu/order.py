@@ -69,6 +69,15 @@ def _host(edges, node, seen, last):
     return last
 
 
+@helper
+def _last_place(row):
+    """Where the next edge of a row goes: behind those that are used, or over the last of them."""
+    place = len(row) - 1
+    while place > 0 and row[place - 1] == NONE:
+        place -= 1
+    return place
+
+
 def _connect(edges, entries):
     """Adds edges until every node can be reached from the entries; returns how many it added."""
     seen = np.zeros(len(edges), np.uint8)
@@ -82,20 +91,16 @@ def _connect(edges, entries):
         if seen[node] != 0:
             continue
         host = _host(edges, node, seen, last)
-        place = edges.shape[1] - 1
-        while place > 0 and edges[host, place - 1] == NONE:
-            place -= 1
-        # Where the host has no room, its farthest edge goes: what that led to is looked at again.
+        place = _last_place(edges[host])
         dropped = edges[host, place]
         edges[host, place] = np.uint32(node)
         added += 1
+        # Where the host had no room, its farthest edge goes, and what that led to hangs on this node: before
+        # it is seen what can be reached from here, as an edge of this node's may have to go for that.
+        if dropped != NONE:
+            edges[node, _last_place(edges[node])] = dropped
         _visit(edges, node, seen, queue)
         last = node
-        if dropped != NONE:
-            place = edges.shape[1] - 1
-            while place > 0 and edges[node, place - 1] == NONE:
-                place -= 1
-            edges[node, place] = dropped
     return added
 
 

@@ -67,14 +67,16 @@ def build(
     _collect_leaves(vectors, chosen, plan, random, lists, threads, pool, progress)
     edges = np.empty((count, plan.degree), dtype=np.uint32)
     kernels = dispatch.cpu()
+    # Asked for here and not by each thread: two of them would compile it twice.
+    prune_all, turn_all_round = kernels.prune.prune_all(), kernels.prune.turn_round()
     parts = _ranges(count, 8 * threads)
     alpha = np.float32(plan.alpha)
 
     def prune(part: tuple[int, int]) -> None:
-        kernels.prune.prune_all()(vectors, *lists.arrays, alpha, *part, edges)
+        prune_all(vectors, *lists.arrays, alpha, *part, edges)
 
     def turn_round(part: tuple[int, int]) -> None:
-        kernels.prune.turn_round()(edges, vectors, *part, *lists.arrays)
+        turn_all_round(edges, vectors, *part, *lists.arrays)
 
     list(pool.map(prune, parts))
     progress(0.85)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -105,3 +106,14 @@ def first_bad_block(addresses: NDArray[np.uint64], length: int) -> int:
     """The first of these blocks whose bytes don't match its checksum, or -1."""
     kernels = _checksum_kernels() or importlib.import_module(f"{__package__}.cpu.checksum")
     return int(kernels.first_bad_block()(addresses, length, reference.checksum_weights(length // 4)))
+
+
+def page_sums(blocks: Sequence[NDArray[np.uint8]], page_bytes: int) -> NDArray[np.uint32]:
+    """`(n, pages)`: the sums of all pages of some blocks of one length."""
+    kernels = _checksum_kernels()
+    if kernels is None or not blocks:
+        return reference.page_sums(blocks, page_bytes)
+    addresses = np.array([block.ctypes.data for block in blocks], dtype=np.uint64)
+    sums = np.empty((len(blocks), (blocks[0].size + reference.PAGE_HEAD_BYTES) // page_bytes), dtype=np.uint32)
+    kernels.page_sums()(addresses, page_bytes, reference.checksum_weights(page_bytes // 4), sums)
+    return sums

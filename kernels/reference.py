@@ -6,7 +6,7 @@ makes the public distance of it. Everything is computed in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +22,8 @@ DTYPES = (*DENSE_DTYPES, "binary")
 
 HEADER_BYTES = 48
 CHECKSUM_OFFSET = 40
+# What LMDB puts before a block in its first page.
+PAGE_HEAD_BYTES = 16
 
 _PAIRWISE_CHUNK = 1 << 22
 
@@ -81,6 +83,23 @@ def block_checksum(block: Bytes) -> int:
     if block.nbytes % 4 or block.nbytes < HEADER_BYTES:
         raise ValueError(f"a block is a header and whole 4-byte words, got {block.nbytes} bytes")
     return _multilinear((block[:CHECKSUM_OFFSET], block[HEADER_BYTES:]))
+
+
+def page_sums(blocks: Sequence[Bytes], page_bytes: int) -> NDArray[np.uint32]:
+    """`(n, pages)`: a checksum of each page of these blocks, which are of one length, as their pages lie in a file.
+
+    The first page counts from the block's header on: the bytes before that are LMDB's, and change when it
+    moves a block. It is the upper half of the multilinear checksum of the page, which all bits reach.
+    """
+    words, weights = page_bytes // 4, checksum_weights(page_bytes // 4)
+    sums = np.zeros((len(blocks), (blocks[0].nbytes + PAGE_HEAD_BYTES) // page_bytes if blocks else 1), dtype=np.uint32)
+    whole = np.zeros(sums.shape[1] * page_bytes, dtype=np.uint8)
+    with np.errstate(over="ignore"):
+        for place, block in enumerate(blocks):
+            whole[PAGE_HEAD_BYTES:] = block
+            totals = whole.view("<u4").reshape(-1, words).astype(np.uint64) @ weights
+            sums[place] = totals >> np.uint64(32)
+    return sums
 
 
 # --- vectors as stored -----------------------------------------------------------------------------------

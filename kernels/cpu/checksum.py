@@ -10,12 +10,13 @@ from typing import Any
 
 from numba import types
 
-from .compile import compiled, helper, reads
+from .compile import compiled, helper, reads, writes
 from .memory import as_uint32, as_uint64, load
 
 _HEADER = 48
 _FIELD = 40
 _FIELD_WORDS = _FIELD // 4
+_PAGE_HEAD_WORDS = 4
 
 
 @helper
@@ -49,6 +50,20 @@ def _first_bad_block(addresses, length, weights):
     return -1
 
 
+@helper
+def page_sum(address, page, page_bytes, weights):
+    """That of a page of the block at an address, which follows LMDB's header in the first one."""
+    first = _PAGE_HEAD_WORDS if page == 0 else 0
+    start = address + page * page_bytes + 4 * (first - _PAGE_HEAD_WORDS)
+    return types.uint32(_sum(start, page_bytes // 4 - first, weights, first) >> types.uint64(32))
+
+
+def _page_sums(addresses, page_bytes, weights, sums):
+    for i in range(len(addresses)):
+        for page in range(sums.shape[1]):
+            sums[i, page] = page_sum(types.int64(addresses[i]), page, page_bytes, weights)
+
+
 _WEIGHTS = reads(types.uint64)
 
 
@@ -71,3 +86,9 @@ def first_bad_block() -> Any:
     All blocks have the same length; `weights` are at least `reference.checksum_weights(length // 4 - 2)`.
     """
     return compiled(_first_bad_block, reads(types.uint64), types.int64, _WEIGHTS)
+
+
+@functools.cache
+def page_sums() -> Any:
+    """`(addresses: uint64[n], page_bytes: int, weights, sums: uint32[n, pages])`: the sums of all pages of blocks."""
+    return compiled(_page_sums, reads(types.uint64), types.int64, _WEIGHTS, writes(types.uint32, 2))

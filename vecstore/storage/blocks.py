@@ -75,6 +75,11 @@ class Layout:
         """Offsets inside a record block are 16 bits wide."""
         return min(self.data_payload, 0xFFFF - HEAD_BYTES)
 
+    @property
+    def sum_rows(self) -> int:
+        """Blocks of vectors whose pages' sums are in one block."""
+        return self.table_payload // (4 * self.data_pages)
+
     def graph_rows(self, degree: int) -> int:
         """Nodes in a block of the graph, each a slot and its neighbours."""
         return self.table_payload // (4 * (1 + degree))

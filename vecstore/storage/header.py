@@ -182,7 +182,7 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A header of format 1 in today's form; its version stays what it is until the next write."""
-    names = [chr(kind) for kind in keys.GRAPH_KINDS]
+    names = [chr(kind) for kind in keys.NEW_KINDS]
     counts, catalog = dict(content["counts"]), dict(content["catalog"])
     return content | {
         "counts": counts | dict.fromkeys(names, 0),

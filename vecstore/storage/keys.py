@@ -17,13 +17,15 @@ LINKED = ord("P")  # one bit a slot: its record is in the graph
 LIVE = ord("L")  # one bit a slot
 RECORDS = ord("R")  # ids and metadata, packed
 SLOTS = ord("S")  # slot -> place of its record
+SUMS = ord("W")  # a checksum for each page of each block of vectors
 VECTORS = ord("V")  # rows, slot by slot
 LONG = ord("X")  # pieces of records too long for a block
 
 # Those that the catalog lists.
-KINDS = (CODES, DIRECTORY, GRAPH, IDS, INDEX, LINKED, LIVE, LONG, RECORDS, SLOTS, VECTORS)
-# The parts of the graph, which format 1 did not have.
+KINDS = (CODES, DIRECTORY, GRAPH, IDS, INDEX, LINKED, LIVE, LONG, RECORDS, SLOTS, SUMS, VECTORS)
 GRAPH_KINDS = (CODES, GRAPH, INDEX, LINKED)
+# What format 1 did not have.
+NEW_KINDS = (*GRAPH_KINDS, SUMS)
 
 NAMES = {
     HEADER: "header",
@@ -38,6 +40,7 @@ NAMES = {
     LONG: "long record",
     RECORDS: "records",
     SLOTS: "slots",
+    SUMS: "sums",
     VECTORS: "vectors",
 }
 

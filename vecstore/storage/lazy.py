@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,10 @@ class LazyTable:
     seen: NDArray[np.uint64]
     # Held, so that the addresses stay mapped.
     mapping: Mapping
+    # (blocks, pages): a sum of each page, for checking it without the rest of its block; a block whose first is 0
+    # has none. And the generation of each page that was checked so. Only blocks of vectors have any.
+    sums: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.uint32))
+    pages_seen: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.uint64))
 
     @property
     def weights(self) -> NDArray[np.uint64]:

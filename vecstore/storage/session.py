@@ -19,6 +19,7 @@ from vecstore.storage.file import File, Snapshot
 from vecstore.storage.header import Header, write_header
 from vecstore.storage.pages import PageMap
 from vecstore.storage.state import Numbers, State
+from vecstore.storage.sums import NewSums
 
 # Kinds of which a large write makes more than fits into memory.
 _STAGED_KINDS = (
@@ -55,6 +56,7 @@ class Session:
         self._fresh_bytes = 0
         self._words: dict[int, NDArray[np.uint64]] = {}
         self._changed_words: set[int] = set()
+        self._sums = NewSums(self.layout)
         self.changed = False
         # Something was deleted or replaced, so a purge may be due.
         self.dropped = False
@@ -272,9 +274,11 @@ class Session:
                 for order in sorted(blocks):
                     seal(blocks[order], generation)
                     transaction.put(_key(order), blocks[order].data)
+                self._sums.note(blocks)
                 for order in freed:
                     transaction.delete(_key(order))
                 if catalog:
+                    self._write_sums(transaction, freed, generation)
                     self._write_catalog(transaction, blocks, header, generation)
                 block = write_header(header, self.layout.page_bytes)
                 seal(block, generation)
@@ -285,6 +289,18 @@ class Session:
                     transaction.abort()
                 raise
         return generation
+
+    def _write_sums(self, transaction: Any, freed: list[int], generation: int) -> None:
+        tables, empty = self._sums.tables(self._base, freed)
+        for number, block in tables.items():
+            if number >= self.header.counts[keys.SUMS]:
+                self._grow(keys.SUMS, number + 1)
+            seal(block, generation)
+            transaction.put(keys.key(keys.SUMS, number), block.data)
+            self._set_word(keys.SUMS, number, generation << 16)
+        for number in empty:
+            transaction.delete(keys.key(keys.SUMS, number))
+            self._set_word(keys.SUMS, number, 0)
 
     def _write_catalog(
         self, transaction: Any, blocks: dict[int, Bytes], header: Header, generation: int

@@ -68,14 +68,15 @@ class Checked:
     """Which generation of each block this process has found whole; shared by all states of a file."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, NDArray[np.uint64]] = defaultdict(lambda: np.zeros(0, dtype=np.uint64))
+        self._seen: dict[tuple[int, bool], NDArray[np.uint64]] = defaultdict(lambda: np.zeros(0, dtype=np.uint64))
 
-    def seen(self, kind: int, size: int) -> NDArray[np.uint64]:
-        known = self._seen[kind]
+    def seen(self, kind: int, size: int, *, pages: bool = False) -> NDArray[np.uint64]:
+        """By block number; or by page, for those that were checked without the rest of their blocks."""
+        known = self._seen[kind, pages]
         if known.size < size:
             grown = np.zeros(max(size, 2 * known.size), dtype=np.uint64)
             grown[: known.size] = known
-            self._seen[kind] = known = grown
+            self._seen[kind, pages] = known = grown
         return known
 
 
@@ -163,6 +164,8 @@ class State:
             if lost.any():
                 raise damaged(kind, first + int(np.argmax(lost)), "it is missing")
         offsets = (places * self.layout.page_bytes + PAGE_HEAD_BYTES).astype(np.uint64)
+        sums = self.sums() if kind == keys.VECTORS else np.zeros((self.header.counts[kind], 0), dtype=np.uint32)
+        pages_seen = self.checked.seen(kind, sums.size, pages=True)[: sums.size].reshape(sums.shape)
         return LazyTable(
             kind=kind,
             first=first,
@@ -173,7 +176,21 @@ class State:
             generations=np.where(listed, generations, NO_GENERATION),
             seen=self.checked.seen(kind, self.header.counts[kind])[first : first + count],
             mapping=self._mapping,
+            sums=sums[first : first + count],
+            pages_seen=pages_seen[first : first + count],
         )
+
+    def sums(self) -> NDArray[np.uint32]:
+        """(blocks of vectors, pages of each): the checksum of every page; a block of which none were written has 0."""
+        layout, count = self.layout, self.header.counts[keys.VECTORS]
+        sums = np.zeros((count, layout.data_pages), dtype=np.uint32)
+        numbers = np.flatnonzero(self.present(keys.SUMS)[: -(-count // layout.sum_rows)])
+        starts = self._offsets(keys.SUMS, numbers) + HEAD_BYTES
+        rows = gather(self._mapping.bytes, starts, 4 * layout.data_pages * layout.sum_rows).view("<u4")
+        for number, row in zip(numbers.tolist(), rows, strict=True):
+            part = sums[number * layout.sum_rows : (number + 1) * layout.sum_rows]
+            part[:] = row.reshape(layout.sum_rows, -1)[: len(part)]
+        return sums
 
     def _locate(self, kind: int, first: int, count: int) -> None:
         """Note the places of all these blocks."""

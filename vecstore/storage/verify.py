@@ -19,6 +19,7 @@ from vecstore.storage.ids import lookup
 from vecstore.storage.slots import live_mask, read_slots
 from vecstore.storage.state import Checked, State
 from vecstore.storage.store import batches, hashes_of, live_slots, read_stored
+from vecstore.storage.sums import wrong_sums
 from vecstore.types import VerifyReport
 
 _BATCH = 10_000
@@ -45,7 +46,7 @@ def verify(state: State) -> VerifyReport:
     problems += _unlisted(state)
     records = 0
     if not problems:
-        for problem, count in itertools.chain(_disagreements(state), _graph_problems(state)):
+        for problem, count in itertools.chain(_disagreements(state), _sum_problems(state), _graph_problems(state)):
             records += count
             if problem is not None:
                 problems.append(problem)
@@ -93,6 +94,14 @@ def _disagreements(state: State) -> Iterator[tuple[str | None, int]]:
             for slot in slots[~reached].tolist()[:10]:
                 yield f"the record in slot {slot} cannot be found by its id", 0
             yield None, slots.size
+    except CorruptionError as error:
+        yield str(error), 0
+
+
+def _sum_problems(state: State) -> Iterator[tuple[str | None, int]]:
+    try:
+        for number, problem in wrong_sums(state):
+            yield f"block vectors {number} {problem}", 0
     except CorruptionError as error:
         yield str(error), 0
 

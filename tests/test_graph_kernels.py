@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
 from vecstore.kernels import dispatch
 from vecstore.kernels.cpu import pool
 
+# Kernels call these, and Python cannot.
+key_of, node_of, score_of, take = (
+    njit(each.py_func) for each in (pool.key_of, pool.node_of, pool.score_of, pool.take)
+)
 NONE = 0xFFFFFFFF
 GRID = np.array([(x, y) for x in range(10) for y in range(10)], dtype=np.float32)
 
@@ -330,28 +335,28 @@ def filled(keys: list[int], room: int) -> np.ndarray:
 
 def test_keys_hold_scores_of_both_signs_and_nodes() -> None:
     for score, node in itertools.product((-(1 << 31), -5, 0, 7, (1 << 31) - 1), (0, 1, (1 << 31) - 1)):
-        made = pool.key_of(score, node)
+        made = key_of(score, node)
         assert made == key(score, node)
-        assert (pool.score_of(made), pool.node_of(made)) == (score, node)
-        assert (pool.score_of(made | 1), pool.node_of(made | 1)) == (score, node)
+        assert (score_of(made), node_of(made)) == (score, node)
+        assert (score_of(made | 1), node_of(made | 1)) == (score, node)
 
 
 def test_a_pool_takes_each_node_once_expanded_or_not() -> None:
     keys = [key(-9, 4), key(-2, 1, True), key(-2, 3), key(5, 0, True)]
     before = filled(keys, 6)
     for present in keys:
-        assert pool.take(before, 4, 6, present & ~1) == -1
+        assert take(before, 4, 6, present & ~1) == -1
     assert before.tolist() == filled(keys, 6).tolist()
     # Between two of the same score it goes by node, and what stands behind moves up.
-    assert pool.take(before, 4, 6, key(-2, 2)) == 2
+    assert take(before, 4, 6, key(-2, 2)) == 2
     assert before[:5].tolist() == [*keys[:2], key(-2, 2), *keys[2:]]
 
 
 def test_a_full_pool_gives_up_its_farthest() -> None:
     full = filled([key(1, 1, True), key(2, 2), key(3, 3)], 3)
-    assert pool.take(full, 3, 3, key(3, 4)) == -1
-    assert pool.take(full, 3, 3, key(3, 3)) == -1
-    assert pool.take(full, 3, 3, key(0, 9)) == 0
+    assert take(full, 3, 3, key(3, 4)) == -1
+    assert take(full, 3, 3, key(3, 3)) == -1
+    assert take(full, 3, 3, key(0, 9)) == 0
     assert full[:3].tolist() == [key(0, 9), key(1, 1, True), key(2, 2)]
 
 
@@ -361,7 +366,7 @@ def test_a_pool_is_a_sorted_set_of_the_best() -> None:
         held, model, size = filled([], room), [], 0
         for _ in range(400):
             score, node = int(random.integers(-4, 5)), int(random.integers(0, 30))
-            place = pool.take(held, size, room, key(score, node))
+            place = take(held, size, room, key(score, node))
             known = any(each | 1 == key(score, node, True) for each in model)
             wanted = sorted([*model, key(score, node)])[:room]
             if known or key(score, node) not in wanted:

@@ -17,6 +17,7 @@ import pytest
 
 from vecstore.config import Settings
 from vecstore.index import books, space
+from vecstore.index.choice import choose, shares
 from vecstore.index.codec import KINDS, Codec
 from vecstore.kernels import reference_codes as layout
 from vecstore.kernels.cpu import coder, rotate
@@ -284,6 +285,38 @@ def test_data_without_spread_can_be_coded(kind: str) -> None:
         np.testing.assert_array_equal(again.encode(table), codes)
 
 
+# --- which kind ------------------------------------------------------------------------------------------
+
+
+def test_the_usual_codes_are_chosen_unless_others_do_better() -> None:
+    def chosen(dim: int) -> str:
+        rows = vectors(3000, dim)
+        return choose(rows[:2900], rows[2900:])
+
+    assert chosen(1) == "scalar8"
+    assert chosen(48) == "scalar4"
+    # Not long, so it is not even tried with fewer bits.
+    clusters = np.repeat(np.eye(40, dtype=np.float32), 20, axis=0)
+    assert choose(clusters, clusters[:9]) == "scalar4"
+    # Long, and with few dimensions of its own: a bit a coordinate tells it all.
+    flat = (vectors(3000, 12) - vectors(1, 12).mean()) @ np.random.default_rng(0).standard_normal((12, 2048))
+    assert choose(flat[:2900].astype(np.float32), flat[2900:].astype(np.float32)) in ("scalar1", "scalar2")
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "one", "few"])
+def test_a_kind_is_chosen_for_data_without_spread(kind: str) -> None:
+    shapes = {"zeros": np.zeros((50, 6)), "ones": np.ones((50, 6)), "one": np.ones((1, 6)), "few": np.eye(6)}
+    rows = shapes[kind].astype(np.float32)
+    assert choose(rows, rows[:3]) in KINDS
+    assert choose(rows, rows[:0]) in KINDS
+
+
+def test_shares_count_every_neighbour_as_near_as_the_last() -> None:
+    rows = np.repeat(vectors(4, 20), 30, axis=0)
+    codec = Codec.train(rows, "scalar4", seed=1)
+    assert shares(codec, rows, rows[:8], (5, 10, 500)) == [0.5, 1.0, 1.0]
+
+
 # --- as stored -------------------------------------------------------------------------------------------
 
 
@@ -504,3 +537,37 @@ def test_elsewhere_the_kernels_compile_for_arm(tmp_path: Path) -> None:
     if "no target" in printed:
         pytest.skip("this llvmlite has no aarch64 target")
     assert len(printed.splitlines()) == 4
+
+
+DOTS = """
+import llvmlite.binding as llvm
+from llvmlite import ir
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+try:
+    target = llvm.Target.from_triple("aarch64-linux-gnu")
+except RuntimeError:
+    print("no target")
+    raise SystemExit
+from vecstore.kernels import reference_codes as layout
+from vecstore.kernels.cpu import codes
+codes.cpu_features = lambda: frozenset({"neon", "dotprod"})
+machine = target.create_target_machine(cpu="generic", features="+neon,+dotprod", opt=3)
+module = ir.Module()
+for kind in layout.SCALARS:
+    function = ir.Function(module, ir.FunctionType(ir.IntType(32), [ir.IntType(64)] * 3), f"score{kind}")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(codes._Scorer(builder, kind).score(*function.args))
+parsed = llvm.parse_assembly(str(module))
+parsed.triple, parsed.data_layout = "aarch64-linux-gnu", str(machine.target_data)
+parsed.verify()
+print(machine.emit_assembly(parsed).count("sdot"))
+"""
+
+
+def test_elsewhere_arm_has_instructions_for_products() -> None:
+    printed = run(["-c", DOTS])
+    if "no target" in printed:
+        pytest.skip("this llvmlite has no aarch64 target")
+    # One for each plane of 4, 2 and 1 bits.
+    assert int(printed) == 2 + 4 + 8

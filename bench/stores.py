@@ -15,7 +15,8 @@ class Vecstore(Peer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         lists = (10, 12, 16, 20, 24, 32, 40, 50, 64, 80, 100, 130, 160, 200)
-        self.ladders = [[{}], ladder("search_list", lists)]
+        targets = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+        self.ladders = [ladder("recall", targets), ladder("search_list", lists)]
 
     def warm(self, some: Vectors) -> None:
         import vecstore

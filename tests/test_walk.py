@@ -43,22 +43,22 @@ class InMemory:
 
 
 class Points:
-    """A codec that loses nothing: up to 16 whole numbers, and squared distances between them."""
+    """A codec that loses nothing: a few whole numbers, and squared distances between them.
 
-    number = layout.SCALAR8
+    Four bits hold up to 15; there a score is four squared distances, less an offset.
+    """
 
-    def __init__(self, offset: int = 0) -> None:
-        self.offset = offset
+    def __init__(self, width: int, number: int = layout.SCALAR8) -> None:
+        self.number = number
+        self.state_bytes = layout.state_bytes(number, 16, 16)
+        shape, scale = np.array([number, 16], dtype=np.int64), np.array([0, 1], dtype=np.float32)
+        none = np.zeros(0, dtype=np.float32)
+        self.parameters = shape, scale, np.zeros(width, dtype=np.float32), np.zeros((0, 16), dtype=np.float32), none
 
     def encode(self, points: np.ndarray) -> np.ndarray:
         codes = np.zeros((len(points), 16), dtype=np.uint8)
         codes[:, : points.shape[1]] = points
         return codes
-
-    def prepare(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        states = np.zeros((len(queries), 64), dtype=np.int16)
-        states[:, : queries.shape[1]] = queries
-        return states.view(np.uint8), np.full(len(queries), self.offset, dtype=np.int64)
 
 
 class World:
@@ -77,7 +77,7 @@ class World:
     ) -> None:
         count, degree = len(vectors), max(1, *map(len, neighbors))
         self.settings = settings or Settings(vectors.shape[1], "l2", "float32")
-        self.codec = codec or Points()
+        self.codec = codec or Points(vectors.shape[1])
         self.slots = np.arange(count) if slots is None else slots
         self.codes = self.codec.encode(vectors) if codes is None else codes
         self.entries = entries
@@ -142,13 +142,11 @@ def test_a_walk_goes_no_farther_than_its_pool() -> None:
     assert (slots, hops, scores) == ([20, 19, 21, 18], 22, 23)
 
 
-def test_more_answers_than_there_are_and_fewer_places_than_answers() -> None:
+def test_more_answers_than_there_are_or_than_are_compared() -> None:
     slots, hops, scores = line().one([10], 100, 200)
     assert slots[:4] == [10, 9, 11, 8]
     assert (sorted(slots), hops, scores) == (list(range(64)), 64, 64)
-    slots, *_ = line().one([10], 5, 3)
-    assert slots == [10, 9, 11]
-    slots, *_ = line().one([10], 5, 8, reranked=2)
+    slots, *_ = line().one([10], 2, 8, reranked=2)
     assert slots == [10, 9]
 
 
@@ -156,15 +154,22 @@ def test_slack_ends_a_walk_early() -> None:
     """Nodes lie at 2 * n and the query at 21: squares are 1 (10, 11), 9 (9, 12), 25 (8, 13)."""
     points = 2 * np.arange(40, dtype=np.float32)[:, None]
     neighbors = [[other for other in (n - 1, n + 1) if 0 <= other < 40] for n in range(40)]
-    for offset, slack, last in [(0, 1.0, 11), (0, 8.99, 11), (0, 9.0, 12), (16, 1.46, 11), (16, 1.48, 12), (16, 2.5, 13)]:
-        world = World(points, neighbors, [0], codec=Points(offset))
-        slots, hops, scores = world.one([21], 1, 100, slack)
+    for slack, last in [(1.0, 11), (8.99, 11), (9.0, 12), (25.0, 13)]:
+        slots, hops, scores = World(points, neighbors, [0]).one([21], 1, 100, slack)
         # Everything up to the last within the slack is gone on from, and one behind it scored.
-        assert (slots, hops, scores) == ([10], last + 1, last + 2), (offset, slack)
+        assert (slots, hops, scores) == ([10], last + 1, last + 2), slack
     # The k-th best is what counts: of two it is at 1, of three at 9, of five at 25.
     for k, last in [(2, 11), (3, 12), (5, 13)]:
         slots, hops, scores = World(points, neighbors, [0]).one([21], k, 100, 1.5)
         assert (len(slots), hops, scores) == (k, last + 1, last + 2)
+
+
+def test_slack_is_on_distances_and_not_on_scores() -> None:
+    """A query at 7.5, so squares are 1/4 (7, 8), 9/4 (6, 9), 25/4 (5, 10): the scores of them are below zero."""
+    world = line(16, codec=Points(1, layout.SCALAR4))
+    for slack, last in [(1.0, 8), (8.99, 8), (9.0, 9), (24.9, 9), (25.0, 10), (49.0, 11)]:
+        slots, hops, scores = world.one([7.5], 1, 100, slack)
+        assert (slots, hops, scores) == ([7], last + 1, last + 2), slack
 
 
 def test_a_node_that_is_left_out_is_neither_answered_nor_gone_through() -> None:
@@ -197,6 +202,37 @@ def test_only_what_the_mask_has_is_answered_and_everything_is_walked() -> None:
     assert (nothing, hops) == ([], 64)
 
 
+def test_a_query_from_among_nodes_that_are_gone_goes_on_beyond_them() -> None:
+    """All within 20 are gone: a walk for the nearest finds them, and is done again with more room."""
+    mask = (abs(np.arange(64) - 32) > 20).astype(np.uint8)
+    world = line(entries=(32,))
+    slots, hops, _ = world.one([32], 3, 3, mask=mask)
+    assert slots == [11, 53, 10]
+    assert hops > 42
+    [(all_slots, _)], effort = world.search([[32]], 64, Reach(64, 0.0, 64), mask=mask)
+    assert sorted(all_slots) == np.flatnonzero(mask).tolist()
+    assert effort.hops == 64
+    # Each query by itself: one that finds enough at once is not walked for again.
+    (far, _), (near, _) = world.search([[0], [32]], 3, Reach(9, 0.0, 9), mask=mask)[0]
+    assert (far, near) == ([0, 1, 2], [11, 53, 10])
+    # The query's own record is no answer, and nobody looks for another in its place.
+    mask[:] = 0
+    mask[[20, 50]] = 1
+    [(slots, _)], effort = world.search([[20]], 2, Reach(2, 0.0, 2), mask=mask, skips=[20])
+    assert (slots, effort.hops) == ([], 12)
+
+
+def test_slack_counts_from_the_best_that_may_be_answers() -> None:
+    """Half the nodes are gone, so twice as many are within reach as there are answers."""
+    world = line(entries=(0,))
+    every, half = np.ones(64, dtype=np.uint8), (np.arange(64) % 2).astype(np.uint8)
+    reach = Reach(20, 1.0, 20)
+    [(slots, _)], effort = world.search([[31]], 5, reach, mask=every)
+    assert (slots, effort.hops) == ([31, 30, 32, 29, 33], 34)
+    [(slots, _)], effort = world.search([[31]], 5, reach, mask=half)
+    assert (slots, effort.hops) == ([31, 29, 33, 27, 35], 37)
+
+
 def test_slots_that_are_none_or_behind_the_mask_are_walked_through() -> None:
     world = line()
     world.walker.resident.slots[[5, 10]] = [NONE, 64]
@@ -212,7 +248,7 @@ def test_nodes_stand_for_the_records_in_their_slots() -> None:
 
 def test_exact_distances_decide_among_the_best_codes() -> None:
     """The codes are of a line, and the vectors lie elsewhere on it; equal ones go by slot."""
-    codes = Points().encode(np.arange(8)[:, None])
+    codes = Points(1).encode(np.arange(8)[:, None])
     vectors = np.array([[50], [3], [9], [1], [3], [7], [0], [-4]], dtype=np.float32)
     world = World(vectors, [[(n + 1) % 8] for n in range(8)], [0], codes=codes)
     [(slots, distances)], _ = world.search([[4]], 8, Reach(8, 0.0, 8))

@@ -2,7 +2,7 @@
 
 A walk expands the nearest node that it has not yet expanded: it scores those neighbours' codes that it has
 not seen, and keeps the best in a sorted pool. It ends when the pool is expanded, or when the next node is
-farther than `slack` times the k-th best. Then the vectors of the best are read, all asked for together.
+farther than `slack` times the `near`-th best. Then the vectors of the best are read, all asked for together.
 
 Nothing in the file is believed. A block is checked whole when this process first touches it, and a
 neighbour's number before it becomes an address; a walk that finds either wrong stops and says where.
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, typeof, types
 
+from .coder import PARAMETERS, prepare
 from .codes import score
 from .compile import compiled, helper, reads, writes
 from .distance import hamming_row, jaccard_row
@@ -49,6 +50,8 @@ FRAME = np.dtype(
         ("kind", "i8"),
         ("codes", "i8"),
         ("code_bytes", "i8"),
+        ("state_bytes", "i8"),
+        ("norm_limit", "f8"),
         ("slots", "i8"),
         ("entries", "i8"),
         ("entry_count", "i8"),
@@ -148,11 +151,11 @@ def _ask_for_next(frame, pool, at, size):
 
 
 @helper
-def _bound(pool, size, room, k, slack, offset):
+def _bound(pool, size, room, near, slack, offset):
     """Keys above this cannot become part of the walk."""
     bound = pool[room - 1] if size == room else FARTHEST
-    if slack > 0.0 and size >= k:
-        reach = slack * np.float64(score_of(pool[k - 1]) + offset) - np.float64(offset)
+    if slack > 0.0 and size >= near:
+        reach = slack * np.float64(score_of(pool[near - 1]) + offset) - np.float64(offset)
         if reach < 2e9:
             bound = min(bound, ((types.int64(reach) + 1) << 32) - 1)
     return bound
@@ -176,12 +179,12 @@ def _score_entries(frame, state, skip, seen, pool, room, counters):
 
 
 @helper
-def _walk(frame, weights, state, skip, k, room, slack, offset, seen, pool, fresh, counters):
+def _walk(frame, weights, state, skip, near, room, slack, offset, seen, pool, fresh, counters):
     """Fills the pool; returns its size, or -1 with the reason in `counters`."""
     seen[:] = np.uint32(_NONE)
     mask = len(seen) - 1
     size = _score_entries(frame, state, skip, seen, pool, room, counters)
-    bound = _bound(pool, size, room, k, slack, offset)
+    bound = _bound(pool, size, room, near, slack, offset)
     at = 0
     for ahead in range(min(size, _AHEAD)):
         _ask_for_row(frame, node_of(pool[ahead]))
@@ -224,8 +227,8 @@ def _walk(frame, weights, state, skip, k, room, slack, offset, seen, pool, fresh
                     first = min(first, place)
                     if place < at + _AHEAD:
                         _ask_for_row(frame, other)
-                    if place < k or size == room:
-                        bound = _bound(pool, size, room, k, slack, offset)
+                    if place < near or size == room:
+                        bound = _bound(pool, size, room, near, slack, offset)
         at = min(at + 1, first)
         while at < size and pool[at] & 1:
             at += 1
@@ -319,19 +322,48 @@ def _choose(frame, mask, pool, size, wanted, chosen):
     return count
 
 
+@helper
+def _prepare(frame, codec, query, vector, own, state):
+    """Prepares a query for exact distances in `own`, and for scores in `state`; returns its scores' offset."""
+    dim = frame.dim
+    if frame.kind >= _BITS_HAMMING:
+        state[:] = np.uint8(0)
+        for j in range((dim + 7) // 8):
+            own[j] = query[j]
+            state[j] = np.uint8(query[j])
+        return types.int64(0)
+    scale = 1.0
+    if frame.metric != _L2:
+        norm = 0.0
+        for j in range(dim):
+            norm += np.float64(query[j]) * np.float64(query[j])
+        norm = np.sqrt(norm)
+        long = frame.norm_limit if frame.metric == _IP else 1.0
+        scale = long / norm if norm > 0.0 else 0.0
+    for j in range(dim):
+        vector[j] = np.float32(scale * np.float64(query[j]))
+        # Exact distances are those of a scan, which takes queries of length one under cosine.
+        own[j] = vector[j] if frame.metric == _COSINE else query[j]
+    for j in range(dim, len(vector)):
+        vector[j] = np.float32(0)
+    return prepare(codec[0], codec[1], codec[2], codec[3], codec[4], vector, state)
+
+
 def _search(
-    tag, frames, weights, mask, queries, states, offsets, skips, room, slack, reranked, slots, distances, sizes, counters
+    tag, frames, weights, codec, mask, queries, skips, near, room, slack, reranked, slots, distances, sizes, counters
 ):  # fmt: skip
     frame = frames[0]
-    k = slots.shape[1]
+    vector = np.empty(len(codec[2]), np.float32)
+    own = np.empty(queries.shape[1], queries.dtype)
+    state = np.empty(frame.state_bytes, np.uint8)
     seen = np.empty(_seen_size(room), np.uint32)
     pool = np.empty(room + 1, np.int64)
     fresh = np.empty(frame.degree, np.int64)
     chosen = np.empty(reranked, np.int64)
     for q in range(len(queries)):
-        state, offset = address_of(states[q]), offsets[q]
+        offset = _prepare(frame, codec, queries[q], vector, own, state)
         size = _walk(
-            frame, weights, state, skips[q], k, room, slack, offset, seen, pool, fresh, counters
+            frame, weights, address_of(state), skips[q], near, room, slack, offset, seen, pool, fresh, counters
         )
         if size < 0:
             return counters[2]
@@ -344,7 +376,7 @@ def _search(
             if row == 0:
                 counters[2], counters[3] = DAMAGED, -1 - chosen[i] // frame.vector_rows
                 return DAMAGED
-            distance = _apart(tag, frame.metric, row, queries[q], frame.dim)
+            distance = _apart(tag, frame.metric, row, own, frame.dim)
             found = _enter(slots[q], distances[q], found, chosen[i], distance)
         sizes[q] = found
     return DONE
@@ -354,12 +386,12 @@ def _search(
 def search(dtype: str) -> Any:
     """The kernel that answers queries from the graph.
 
-    `(frame: FRAME[1], weights: uint64[w], mask: uint8[slots], queries (n, dim), states: uint8[n, b], offsets: int64[n],
-    skips: int64[n], room, slack, reranked, slots: int64[n, k], distances: float64[n, k], sizes: int64[n],
-    counters: int64[4]) -> DONE, DAMAGED or FOREIGN`. States and offsets are a codec's prepared queries.
-    The pool has `room` places; with a slack of 0 it is expanded wholly. A query's walk leaves out the node
-    `skip` (-1: none). Counters: hops, scores; then what was wrong, and in which block: of the graph, or
-    -1 - block of vectors.
+    `(frame: FRAME[1], weights: uint64[w], codec, mask: uint8[slots], queries (n, dim),
+    skips: int64[n], near, room, slack, reranked, slots: int64[n, k], distances: float64[n, k],
+    sizes: int64[n], counters: int64[4]) -> DONE, DAMAGED or FOREIGN`. The codec is its
+    parameters, as `coder` takes them. The pool has `room` places; it is expanded wholly with a slack of 0, and else as far as
+    that allows beyond the best `near`. A query's walk leaves out the node `skip` (-1: none). Counters: hops,
+    scores; then what was wrong, and in which block: of the graph, or -1 - block of vectors.
     """
     i64, f64 = types.int64, types.float64
     tag = np.empty(0, np.uint8) if dtype == "binary" else element_tag(dtype)
@@ -367,8 +399,8 @@ def search(dtype: str) -> Any:
     answers = (writes(i64, 2), writes(f64, 2), writes(i64), writes(i64))
     frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
     kernel = compiled(
-        _search, typeof(tag), frame, reads(types.uint64), reads(types.uint8), query, reads(types.uint8, 2), reads(i64), reads(i64),
-        i64, f64, i64, *answers,
+        _search, typeof(tag), frame, reads(types.uint64), PARAMETERS, reads(types.uint8), query, reads(i64),
+        i64, i64, f64, i64, *answers,
     )  # fmt: skip
     return functools.partial(kernel, tag)
 

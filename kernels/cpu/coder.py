@@ -301,6 +301,8 @@ def _score_all(kind, states, codes, scores):
 
 _F32S = reads(types.float32)
 _PARAMETERS = (reads(types.int64), _F32S, _F32S, reads(types.float32, 2), _F32S)
+PARAMETERS = types.Tuple(_PARAMETERS)
+"""The type of a codec's parameters as one argument of a kernel."""
 
 
 @functools.cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 KINDS = {"hamming bits": 6, "jaccard bits": 7}
 
+_Floats: TypeAlias = NDArray[np.float32]
 _GROUP = 16
 
 
@@ -36,11 +37,21 @@ class Bits:
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Codes of bits that were made numbers: all above zero are set."""
-        return self._filled(np.packbits(vectors > 0, axis=1))
+        filled = np.zeros((len(vectors), self.code_bytes), dtype=np.uint8)
+        packed = np.packbits(vectors > 0, axis=1)
+        filled[:, : packed.shape[1]] = packed
+        return filled
 
-    def prepare(self, queries: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Packed queries, ready for scoring; scores are distances already."""
-        return self._filled(queries), np.zeros(len(queries), dtype=np.int64)
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of a prepared query: itself, filled up."""
+        return self.code_bytes
+
+    @property
+    def parameters(self) -> tuple[NDArray[np.int64], _Floats, _Floats, _Floats, _Floats]:
+        """None of a codec's, in the form that kernels take them."""
+        none = np.zeros(0, dtype=np.float32)
+        return np.zeros(2, dtype=np.int64), none, none, np.zeros((0, 0), dtype=np.float32), none
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "width": self.width}
@@ -53,8 +64,3 @@ class Bits:
         if type(content.get("width")) is not int or content["width"] < 1:
             raise ValueError("codes of bits of no width")
         return cls(content["kind"], content["width"])
-
-    def _filled(self, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        filled = np.zeros((len(packed), self.code_bytes), dtype=np.uint8)
-        filled[:, : packed.shape[1]] = packed
-        return filled

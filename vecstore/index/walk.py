@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -15,14 +16,17 @@ from vecstore.config import Settings
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Reach, reach_of_list, reach_of_slack
 from vecstore.index.codec import Codec
-from vecstore.index.space import prepare_queries
 from vecstore.kernels import dispatch, reference
 
 Numbers = NDArray[np.int64]
 Distances = NDArray[np.float64]
 
+_NO_SKIP = np.full(1, -1, dtype=np.int64)
 # Fewer queries than this for a thread are not worth handing to one.
 _QUERIES_A_THREAD = 8
+# A walk that found too few answers is done again with so many times the room, up to this: in a longer pool
+# each new place costs more than a vector compared.
+_WIDER, _MOST_ROOM = 8, 1 << 13
 
 
 class Table(Protocol):
@@ -81,20 +85,21 @@ class Effort:
     scores: int
     reranked: int
 
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(self.hops + other.hops, self.scores + other.scores, self.reranked + other.reranked)
+
 
 class _Job(NamedTuple):
     """Arrays with a row for each query: what the kernel takes, and what it fills."""
 
     queries: NDArray[Any]
-    states: NDArray[np.uint8]
-    offsets: Numbers
     skips: Numbers
     slots: Numbers
     distances: Distances
     sizes: Numbers
 
-    def part(self, low: int, high: int) -> _Job:
-        return _Job._make(each[low:high] for each in self)
+    def rows(self, chosen: slice | Numbers) -> _Job:
+        return _Job._make(each[chosen] for each in self)
 
 
 class Walker:
@@ -120,6 +125,8 @@ class Walker:
             "kind": resident.codec.number,
             "codes": resident.codes.ctypes.data,
             "code_bytes": resident.codes.shape[1],
+            "state_bytes": resident.codec.state_bytes,
+            "norm_limit": resident.norm_limit,
             "slots": resident.slots.ctypes.data,
             "entries": resident.entries.ctypes.data,
             "entry_count": resident.entries.size,
@@ -142,6 +149,8 @@ class Walker:
         for name, value in numbers.items():
             frame[name] = value
         self._frame = frame
+        self._codec = resident.codec.parameters
+        self._counted: tuple[NDArray[np.uint8], int] | None = None
         self._reaches: dict[tuple[int, float | None, int | None], Reach] = {}
 
     def reach(self, k: int, recall: float | None, search_list: int | None) -> Reach:
@@ -168,41 +177,68 @@ class Walker:
     ) -> tuple[Numbers, Distances, Numbers, Effort]:
         """(slots, distances, sizes) of the answers, each (queries, k), nearest first; and what it took.
 
+        Fewer than k where no more may be answers, or where those lie behind thousands that may not.
+
         ``mask`` has a 1 for each slot that may be an answer; ``skips`` names a node for each query that its
         walk leaves out.
         """
         count = len(queries)
-        prepared = reference.prepare_query(self.settings.metric, queries)
-        inner = self.settings.metric == "ip"
         job = _Job(
-            prepared,
-            *self.resident.codec.prepare(
-                prepare_queries(self.settings, queries, self.resident.norm_limit) if inner else prepared
-            ),
-            np.full(count, -1, dtype=np.int64) if skips is None else skips,
+            np.ascontiguousarray(queries),
+            (_NO_SKIP if count == 1 else np.full(count, -1, dtype=np.int64)) if skips is None else skips,
             np.empty((count, k), dtype=np.int64),
             np.empty((count, k)),
             np.zeros(count, dtype=np.int64),
         )
-        threads = min(threads, count // _QUERIES_A_THREAD)
-        if threads <= 1:
-            efforts = [self._run(job, reach, mask)]
-        else:
-            # More parts than threads, so that none waits long for the last.
-            bounds = np.linspace(0, count, min(count, 4 * threads) + 1).astype(int).tolist()
-            parts = [job.part(low, high) for low, high in pairwise(bounds)]
-            efforts = list(executor(threads).map(lambda part: self._run(part, reach, mask), parts))
-        effort = Effort(
-            sum(each.hops for each in efforts),
-            sum(each.scores for each in efforts),
-            sum(each.reranked for each in efforts),
-        )
+        nodes, counting = self.resident.slots.size, self._counting(mask)
+        # Nodes that are no answers any more take places among the best: so much the farther it is to go.
+        spread = nodes / counting if counting else 1.0
+        most = max(reach.room, _MOST_ROOM)
+        near, room = math.ceil(k * spread), min(math.ceil(reach.room * spread), most)
+        effort = self._run_all(job, near, replace(reach, room=room), mask, threads, executor)
+        # Where many went that lay together, a query from there finds them all, and has to go beyond.
+        while room < min(nodes, most) and job.sizes.min(initial=k) < k:
+            short = np.flatnonzero(job.sizes < np.minimum(k, counting - (job.skips >= 0)))
+            if not short.size:
+                break
+            room = min(room * _WIDER, most)
+            again = job.rows(short)
+            wide = Reach(room, 0.0, max(reach.reranked, k))
+            effort = effort + self._run_all(again, room, wide, mask, threads, executor)
+            job.slots[short], job.distances[short], job.sizes[short] = again.slots, again.distances, again.sizes
         return job.slots, job.distances, job.sizes, effort
 
-    def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
+    def _counting(self, mask: NDArray[np.uint8]) -> int:
+        """How many nodes may be answers; a snapshot's mask is counted once."""
+        known = self._counted
+        if known is None or known[0] is not mask:
+            self._counted = known = mask, min(int(np.count_nonzero(mask)), self.resident.slots.size)
+        return known[1]
+
+    def _run_all(
+        self,
+        job: _Job,
+        near: int,
+        reach: Reach,
+        mask: NDArray[np.uint8],
+        threads: int,
+        executor: Callable[[int], Executor],
+    ) -> Effort:
+        count = len(job.queries)
+        threads = min(threads, count // _QUERIES_A_THREAD)
+        if threads <= 1:
+            return self._run(job, near, reach, mask)
+        # More parts than threads, so that none waits long for the last.
+        bounds = np.linspace(0, count, min(count, 4 * threads) + 1).astype(int).tolist()
+        parts = [job.rows(slice(low, high)) for low, high in pairwise(bounds)]
+        efforts = executor(threads).map(lambda part: self._run(part, near, reach, mask), parts)
+        return sum(efforts, Effort(0, 0, 0))
+
+    def _run(self, job: _Job, near: int, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
         counters = np.zeros(4, dtype=np.int64)
         status = self._search(
-            self._frame, self._weights, mask, *job[:4], reach.room, reach.slack, reach.reranked, *job[4:], counters
+            self._frame, self._weights, self._codec, mask, *job[:2], near, reach.room, reach.slack, reach.reranked,
+            *job[2:], counters,
         )
         hops, scores, _, number = counters.tolist()
         if status:

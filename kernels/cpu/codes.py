@@ -100,6 +100,8 @@ class _Scorer:
         """total + sums of u (unsigned bytes, at most 15) times t (signed bytes), by instructions for that."""
         builder, count = self.builder, u.type.count
         if self.step == 64:
+            # Until lately LLVM had the bytes named as words; it still knows that form.
+            u, t = builder.bitcast(u, total.type), builder.bitcast(t, total.type)
             return self.call("llvm.x86.avx512.vpdpbusd.512", total.type, total, u, t)
         if self.step == 32:
             pairs = _vector(_I16, count // 2)

@@ -29,7 +29,8 @@ _SOURCES = Path(__file__).resolve().parent
 def source_stamp() -> str:
     """A digest of everything that the machine code depends on, besides Numba and the processor."""
     digest = hashlib.sha256()
-    for path in [*sorted(_SOURCES.glob("*.py")), _SOURCES.parent / "dispatch.py"]:
+    others = (_SOURCES.parent / name for name in ("dispatch.py", "reference_codes.py"))
+    for path in [*sorted(_SOURCES.glob("*.py")), *others]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

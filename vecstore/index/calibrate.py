@@ -81,10 +81,11 @@ class Calibration:
     def from_dict(cls, content: dict[str, Any]) -> Calibration:
         """Read what `to_dict` gave; anything else is a ValueError."""
         slacks, recalls = (tuple(float(x) for x in content[name]) for name in ("slacks", "recalls"))
-        sound = len(slacks) == len(recalls) > 0 and all(1.0 <= x <= 100.0 for x in slacks)
+        k = content["k"]
+        sound = type(k) is int and len(slacks) == len(recalls) > 0 and all(1.0 <= x <= 100.0 for x in slacks)
         if not sound or not all(0.0 <= x <= 1.0 for x in recalls) or list(slacks) != sorted(slacks):
             raise ValueError("a calibration that makes no sense")
-        return cls(slacks, recalls, int(content["k"]))
+        return cls(slacks, recalls, k)
 
 
 def calibrate(recall: Callable[[float], float], k: int, enough: float = 0.9995) -> Calibration:

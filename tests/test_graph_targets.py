@@ -32,10 +32,11 @@ from vecstore.storage import graph
 
 if len(sys.argv) > 1 and pytest.main(sys.argv[1:]):
     raise SystemExit("its tests fail")
-config.GRAPH_FROM, config.GRAPH_FROM_BYTES = 400, 0
+# So few are searched for to calibrate that they are compared without kernels.
+config.GRAPH_FROM, config.GRAPH_FROM_BYTES, config.HELD_OUT = 400, 0, 50
 random = np.random.default_rng(1)
 centres = random.integers(-40, 40, (20, 24))
-data, queries = (centres[random.integers(0, 20, n)] + random.integers(-9, 10, (n, 24)) for n in (1500, 60))
+data, queries = (centres[random.integers(0, 20, n)] + random.integers(-9, 10, (n, 24)) for n in (1500, 50))
 told = {"target": str(dispatch.cpu_target())}
 with tempfile.TemporaryDirectory() as folder, vecstore.open(folder + "/c.vec", dim=24, metric="l2") as c:
     c.add(np.arange(1500), data)
@@ -84,8 +85,6 @@ kernels = {
     "turn round": cpu.prune.turn_round(),
     "chain": cpu.order.chain_cells(),
     "connect": cpu.order.connect(),
-    "merge": cpu.merge.merge(),
-    "spread": cpu.merge.spread(),
     "page sums": checksum.page_sums(),
     "verify": verify.first_not_whole(),
     "fetch": fetch.fetch(),
@@ -178,4 +177,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 14
+    assert len(output.splitlines()) == 12

@@ -50,10 +50,11 @@ class Points:
 
     def __init__(self, width: int, number: int = layout.SCALAR8) -> None:
         self.number = number
-        self.state_bytes = layout.state_bytes(number, 16, 16)
+        size = layout.coordinates(number, 16)
+        self.state_bytes = layout.state_bytes(number, 16, size)
         shape, scale = np.array([number, 16], dtype=np.int64), np.array([0, 1], dtype=np.float32)
         none = np.zeros(0, dtype=np.float32)
-        self.parameters = shape, scale, np.zeros(width, dtype=np.float32), np.zeros((0, 16), dtype=np.float32), none
+        self.parameters = shape, scale, np.zeros(width, dtype=np.float32), np.zeros((0, size), dtype=np.float32), none
 
     def encode(self, points: np.ndarray) -> np.ndarray:
         codes = np.zeros((len(points), 16), dtype=np.uint8)

@@ -50,7 +50,7 @@ def test_a_layout_wastes_little(page_bytes: int) -> None:
     for dtype in DTYPES:
         for dim in [*range(1, 2100, 7), 512, 768, 1024, 1536, 3072, 4096, 10_000, 65_536]:
             settings = Settings(dim, METRICS_BY_DTYPE[dtype][0], dtype)
-            layout = blocks.layout(settings, page_bytes)
+            layout = blocks.layout(settings, page_bytes, True)
             size = layout.data_pages * page_bytes
             fixed = blocks.PAGE_HEAD_BYTES + blocks.HEAD_BYTES
             assert fixed % 64 == 0  # pages begin at multiples of 64, so payloads do
@@ -63,6 +63,25 @@ def test_a_layout_wastes_little(page_bytes: int) -> None:
                 best = min(1 - (n * page_bytes - fixed) // settings.row_bytes * settings.row_bytes / (n * page_bytes) for n in choices)
                 assert waste == pytest.approx(best)
             assert layout.record_payload <= 0xFFFF - blocks.HEAD_BYTES
+
+
+@pytest.mark.parametrize("page_bytes", [4096, 16_384])
+def test_rows_cross_as_few_pages_as_they_can(page_bytes: int) -> None:
+    def crossings(layout: blocks.Layout) -> int:
+        firsts = blocks.PAGE_HEAD_BYTES + layout.row_start + np.arange(layout.rows) * layout.row_bytes
+        assert firsts[0] >= blocks.PAGE_HEAD_BYTES + blocks.HEAD_BYTES
+        assert firsts[0] % 64 == 0
+        assert firsts[-1] + layout.row_bytes <= layout.data_pages * page_bytes
+        return int(((firsts + layout.row_bytes - 1) // page_bytes - firsts // page_bytes).sum())
+
+    for dim in [*range(1, 2100, 13), 128, 256, 384, 512, 768, 1024, 10_000]:
+        for dtype in ("float32", "uint8"):
+            settings = Settings(dim, "l2", dtype)
+            old, new = (blocks.layout(settings, page_bytes, aligned) for aligned in (False, True))
+            assert (old.rows, old.data_pages, old.row_start) == (new.rows, new.data_pages, blocks.HEAD_BYTES)
+            assert crossings(new) <= crossings(old)
+            if settings.row_bytes in (64, 128, 256, 512, 1024):
+                assert crossings(new) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,7 +101,7 @@ def test_payloads_are_aligned_in_the_file(opened: Any, path: str, dtype: str) ->
                 block = state.block(kind, number)
                 assert raw[start : start + block.size] == block.tobytes()
                 seen += 1
-        assert int(state.addresses(keys.VECTORS, np.arange(2))[0] + blocks.HEAD_BYTES) % 64 == 0
+        assert int(state.addresses(keys.VECTORS, np.arange(2))[0] + state.layout.row_start) % 64 == 0
     assert seen > 5
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import vecstore
+from vecstore import config
 from vecstore.errors import CorruptionError
 from vecstore.kernels import dispatch, reference
 from vecstore.storage import keys
@@ -256,3 +257,216 @@ def test_damage_of_the_table_is_told_and_not_written_over(opened: Any, path: str
         damaged.compact()
         assert damaged.verify().ok
         check(damaged)
+
+
+# -- rows are checked by them
+
+
+DIM, COUNT = 128, 500
+
+
+@pytest.fixture
+def walked(opened: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> vecstore.Collection:
+    """A collection with a graph, in blocks of 63 rows and 8 pages."""
+    monkeypatch.setattr(config, "GRAPH_FROM", 400)
+    monkeypatch.setattr(config, "GRAPH_FROM_BYTES", 0)
+    collection: vecstore.Collection = opened(dim=DIM, metric="l2", durability="none")
+    collection.add(range(COUNT), np.random.default_rng(0).standard_normal((COUNT, DIM)))
+    assert collection.explain(QUERY)["plan"] == "graph"
+    collection.close()
+    reopened: vecstore.Collection = opened(path)  # it has read nothing yet
+    return reopened
+
+
+QUERY = np.random.default_rng(1).standard_normal(DIM)
+
+
+def search(collection: vecstore.Collection) -> list[Any]:
+    return list(collection.search(QUERY, k=1, search_list=8).ids)
+
+
+def touched(collection: vecstore.Collection) -> set[tuple[int, int]]:
+    """The (block, page) of vectors that were checked alone."""
+    with collection._file.snapshot() as state:
+        table = state.lazy(keys.VECTORS, 0, state.header.counts[keys.VECTORS], gaps=True)
+        found = table.pages_seen == table.generations[:, None]
+        return {(int(block), int(page)) for block, page in np.argwhere(found)}
+
+
+def pages_of(collection: vecstore.Collection) -> dict[tuple[int, int], int]:
+    """Where each page of each block of vectors lies in the file."""
+    with collection._file.snapshot() as state:
+        present = np.flatnonzero(state.present(keys.VECTORS)).tolist()
+        return {
+            (block, page): (state._place(keys.VECTORS, block) + page) * state.layout.page_bytes
+            for block in present
+            for page in range(state.layout.data_pages)
+        }
+
+
+def copy_with(path: str, copy: Path, changes: dict[int, bytes]) -> Path:
+    data = bytearray(Path(path).read_bytes())
+    for place, new in changes.items():
+        data[place : place + len(new)] = new
+    copy.write_bytes(data)
+    return copy
+
+
+def flip(path: str, place: int) -> dict[int, bytes]:
+    return {place: bytes([Path(path).read_bytes()[place] ^ 0x10])}
+
+
+def test_a_search_reads_the_pages_of_its_rows_and_no_others(
+    walked: vecstore.Collection, path: str, tmp_path: Path
+) -> None:
+    answer, read = search(walked), touched(walked)
+    assert 0 < len(read) <= 8
+    pages = pages_of(walked)
+    walked.close()
+    for number, (page, place) in enumerate(pages.items()):
+        copy = copy_with(path, tmp_path / f"{number}.vec", flip(path, place + 100 + 37 * number))
+        with vecstore.open(copy, mode="r") as damaged:
+            if page in read:
+                name = f"block vectors {page[0]} is damaged: its checksum does not match its bytes"
+                with pytest.raises(CorruptionError, match=name):
+                    search(damaged)
+            else:
+                assert search(damaged) == answer
+            assert not damaged.verify().ok
+            with pytest.raises(CorruptionError):
+                damaged.search(QUERY, exact=True)
+
+
+def test_every_byte_of_a_rows_page_counts(walked: vecstore.Collection, path: str, tmp_path: Path) -> None:
+    search(walked)
+    pages = pages_of(walked)
+    first = next((page for page in touched(walked) if page[1] == 0), None)
+    other = next(page for page in touched(walked) if page[1] > 0)
+    walked.close()
+    for page in filter(None, (first, other)):
+        begin = 16 if page[1] == 0 else 0
+        for offset in [*range(begin, begin + 64, 5), *range(begin + 64, PAGE, 61), PAGE - 1]:
+            copy = copy_with(path, tmp_path / "flipped.vec", flip(path, pages[page] + offset))
+            with vecstore.open(copy, mode="r") as damaged, pytest.raises(CorruptionError, match="block vectors"):
+                search(damaged)
+
+
+def test_a_page_of_another_time_is_noticed(walked: vecstore.Collection, path: str, tmp_path: Path) -> None:
+    search(walked)
+    block, page = next(page for page in touched(walked) if page[1] > 0)
+    before, data = pages_of(walked), Path(path).read_bytes()
+    inside = page * PAGE - 16 + 8  # of a row that is on this page
+
+    def write(session: Session) -> None:
+        session.edit(keys.VECTORS, block)[inside] ^= 1
+
+    change(walked, write)
+    search(walked)
+    read = touched(walked)
+    check(walked)
+    after = pages_of(walked)
+    walked.close()
+    for stale in range(8):
+        begin = 16 if stale == 0 else 0  # LMDB's header says where the page is
+        old = data[before[block, stale] + begin : before[block, stale] + PAGE]
+        copy = copy_with(path, tmp_path / "stale.vec", {after[block, stale] + begin: old})
+        with vecstore.open(copy, mode="r") as damaged:
+            if (block, stale) in read and stale in (0, page):
+                with pytest.raises(CorruptionError, match=f"block vectors {block} is damaged"):
+                    search(damaged)
+            else:
+                search(damaged)
+            # Only this page was changed, and the first, which has the generation.
+            assert damaged.verify().ok == (stale not in (0, page))
+
+
+def test_a_swapped_page_is_noticed(walked: vecstore.Collection, path: str, tmp_path: Path) -> None:
+    search(walked)
+    pages = pages_of(walked)
+    page = next(page for page in touched(walked) if page[1] > 0)
+    walked.close()
+    data = Path(path).read_bytes()
+    for other in ((page[0], 1 + page[1] % 7), ((page[0] + 1) % 7, page[1])):
+        swapped = {pages[page]: data[pages[other] : pages[other] + PAGE]}
+        with (
+            vecstore.open(copy_with(path, tmp_path / "swapped.vec", swapped), mode="r") as damaged,
+            pytest.raises(CorruptionError, match=f"block vectors {page[0]} is damaged"),
+        ):
+            search(damaged)
+
+
+def test_what_is_read_alone_is_not_believed_as_a_whole(
+    walked: vecstore.Collection, path: str, tmp_path: Path
+) -> None:
+    search(walked)
+    read, pages = touched(walked), pages_of(walked)
+    block = next(iter(read))[0]
+    page = next(page for page in pages if page[0] == block and page not in read)
+    walked.close()
+    with vecstore.open(copy_with(path, tmp_path / "damaged.vec", flip(path, pages[page] + 1000))) as damaged:
+        search(damaged)
+        with pytest.raises(CorruptionError, match=f"block vectors {block} is damaged"):
+            damaged.upsert(block * 63, QUERY)
+        with pytest.raises(CorruptionError, match=f"block vectors {block} is damaged"):
+            damaged.get(block * 63)
+
+
+def test_a_block_that_was_read_whole_needs_no_sums(walked: vecstore.Collection) -> None:
+    walked.search(QUERY, exact=True)
+    search(walked)
+    assert not touched(walked)
+
+
+def test_a_verification_ends_what_was_believed_of_pages(walked: vecstore.Collection) -> None:
+    search(walked)
+    read = touched(walked)
+    walked.verify(raise_on_error=True)
+    assert not touched(walked)
+    search(walked)
+    assert touched(walked) <= read
+
+
+def test_without_sums_whole_blocks_are_read(walked: vecstore.Collection, path: str, tmp_path: Path) -> None:
+    answer = search(walked)
+    read = touched(walked)
+    change(walked, lambda session: session.free(keys.SUMS, 0))
+    assert search(walked) == answer
+    pages = pages_of(walked)
+    walked.close()
+    with vecstore.open(path) as sound:
+        assert search(sound) == answer
+        assert not touched(sound)
+        assert sound.verify(raise_on_error=True).ok
+    for page, place in list(pages.items())[:24]:
+        with vecstore.open(copy_with(path, tmp_path / "damaged.vec", flip(path, place + 999)), mode="r") as damaged:
+            if page[0] in {block for block, _ in read}:
+                with pytest.raises(CorruptionError, match=f"block vectors {page[0]} is damaged"):
+                    search(damaged)
+            else:
+                assert search(damaged) == answer
+
+
+def test_a_walk_without_whole_sums_is_refused(walked: vecstore.Collection, path: str) -> None:
+    with walked._file.snapshot() as state:
+        start = state._place(keys.SUMS, 0) * state.layout.page_bytes
+    walked.close()
+    data = bytearray(Path(path).read_bytes())
+    data[start + 200] ^= 1
+    Path(path).write_bytes(data)
+    with vecstore.open(path, mode="r") as damaged, pytest.raises(CorruptionError, match="block sums 0 is damaged"):
+        search(damaged)
+
+
+def test_sums_that_lie_are_told_of(walked: vecstore.Collection) -> None:
+    search(walked)
+    block, page = next(iter(touched(walked)))
+
+    def lie(session: Session) -> None:
+        payload(session.edit(keys.SUMS, 0))[4 * (8 * block + page)] ^= 1
+
+    change(walked, lie)
+    walked.close()
+    with vecstore.open(walked.path, mode="r") as lying:
+        name = f"block vectors {block} is damaged: one of its pages is not what its sum says"
+        with pytest.raises(CorruptionError, match=name):
+            search(lying)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ class InMemory:
     first: int = 0
     base: int = 0
     page_bytes: int = 1
+    row_start: int = HEAD
+    sums: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), dtype=np.uint32))
+    pages_seen: np.ndarray = field(default_factory=lambda: np.zeros((1, 0), dtype=np.uint64))
 
     @classmethod
     def of(cls, rows: np.ndarray) -> InMemory:

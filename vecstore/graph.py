@@ -377,4 +377,5 @@ def _explained(blocks: Blocks, found: DamageFound) -> CorruptionError:
             blocks.block(kind, found.number)
         except CorruptionError as error:
             return error
+        return damaged(kind, found.number, "one of its pages is not what its sum says")
     return damaged(kind, found.number, "it names a node that does not exist")

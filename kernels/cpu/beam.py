@@ -25,6 +25,7 @@ from .compile import compiled, helper, reads, writes
 from .distance import hamming_row, jaccard_row
 from .memory import address_of, as_uint32, as_uint64, element, element_tag, load, pointer, prefetch
 from .pool import FARTHEST, key_of, node_of, score_of, take
+from .rows import ask_for_vector, vector_at
 from .verify import ensure_whole
 
 _L2, _IP, _COSINE, _HAMMING, _JACCARD = range(5)
@@ -39,7 +40,8 @@ _SEEN_A_PLACE = 32
 _SEEN_LEAST, _SEEN_MOST = 1 << 12, 1 << 20
 
 # What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
-# whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`.
+# whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`. Of each block of
+# vectors there are the sums of its pages, and the generations in which those were found right.
 FRAME = np.dtype(
     [
         ("metric", "i8"),
@@ -66,6 +68,10 @@ FRAME = np.dtype(
         ("graph_seen", "i8"),
         ("vector_kind", "i8"),
         ("vector_rows", "i8"),
+        ("vector_start", "i8"),
+        ("vector_pages", "i8"),
+        ("vector_sums", "i8"),
+        ("vector_pages_seen", "i8"),
         ("vector_length", "i8"),
         ("vector_addresses", "i8"),
         ("vector_generations", "i8"),
@@ -285,30 +291,6 @@ def _enter(slots, distances, size, slot, distance):
 
 
 @helper
-def _vector_at(frame, slot, weights):
-    """The address of a stored vector; 0 where its block is damaged."""
-    block = slot // frame.vector_rows
-    start = types.int64(load(as_uint64(frame.vector_addresses), block))
-    generation = load(as_uint64(frame.vector_generations), block)
-    seen = as_uint64(frame.vector_seen)
-    if load(seen, block) != generation:
-        length, kind = frame.vector_length, frame.vector_kind
-        if not ensure_whole(start, length, kind, block, generation, frame.base, frame.page_bytes, weights):
-            return types.int64(0)
-        seen[block] = generation
-    return start + _HEAD + (slot - block * frame.vector_rows) * frame.row_bytes
-
-
-@helper
-def _ask_for_vector(frame, slot):
-    block = slot // frame.vector_rows
-    start = types.int64(load(as_uint64(frame.vector_addresses), block)) + _HEAD
-    start += (slot - block * frame.vector_rows) * frame.row_bytes
-    for offset in range(0, frame.row_bytes + _LINE, _LINE):
-        prefetch(start + offset)
-
-
-@helper
 def _choose(frame, mask, pool, size, wanted, chosen):
     """The slots of the best nodes whose records count, nearest code first."""
     count = 0
@@ -369,10 +351,10 @@ def _search(
             return counters[2]
         count = _choose(frame, mask, pool, size, reranked, chosen)
         for i in range(count):
-            _ask_for_vector(frame, chosen[i])
+            ask_for_vector(frame, chosen[i])
         found = 0
         for i in range(count):
-            row = _vector_at(frame, chosen[i], weights)
+            row = vector_at(frame, chosen[i], weights)
             if row == 0:
                 counters[2], counters[3] = DAMAGED, -1 - chosen[i] // frame.vector_rows
                 return DAMAGED

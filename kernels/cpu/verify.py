@@ -14,7 +14,7 @@ from typing import Any
 
 from numba import types
 
-from .checksum import block_sum
+from .checksum import block_sum, page_sum
 from .compile import compiled, helper, reads, writes
 from .memory import as_uint16, as_uint32, as_uint64, load
 
@@ -45,6 +45,20 @@ def ensure_whole(address, length, kind, number, generation, base, page_bytes, we
     if types.int64(load(words, 6)) != length:
         return False
     return load(longs, 5) == block_sum(address, length, weights)
+
+
+@helper
+def ensure_pages(address, first, last, generation, sums, seen, page_bytes, weights):
+    """Whether these pages of the block at an address are those whose sums were written with it.
+
+    `sums` and `seen` are the block's rows: the sum of each page, and the generation that it was found right in.
+    """
+    for page in range(first, last + 1):
+        if load(seen, page) != generation:
+            if page_sum(address, page, page_bytes, weights) != load(sums, page):
+                return False
+            seen[page] = generation
+    return True
 
 
 def _first_not_whole(places, addresses, generations, seen, first, length, kind, base, page_bytes, weights):

@@ -50,6 +50,17 @@ class Table(Protocol):
     def seen(self) -> NDArray[np.uint64]: ...
 
 
+class Rows(Table, Protocol):
+    """Blocks of vectors. Their pages have sums, by which a row is checked without the rest of its block."""
+
+    @property
+    def row_start(self) -> int: ...
+    @property
+    def sums(self) -> NDArray[np.uint32]: ...
+    @property
+    def pages_seen(self) -> NDArray[np.uint64]: ...
+
+
 class DamageFound(Exception):  # noqa: N818 – the layer above makes a CorruptionError of it
     """A walk met a block that is not whole, or a number in it that means nothing: `number` of graph or vectors."""
 
@@ -106,7 +117,7 @@ class Walker:
     """Walks one snapshot's graph. Threads may share it."""
 
     def __init__(
-        self, settings: Settings, resident: Resident, graph: Table, degree: int, vectors: Table, vector_rows: int
+        self, settings: Settings, resident: Resident, graph: Table, degree: int, vectors: Rows, vector_rows: int
     ) -> None:
         self.settings = settings
         self.resident = resident
@@ -141,6 +152,10 @@ class Walker:
             "graph_seen": graph.seen.ctypes.data,
             "vector_kind": vectors.kind,
             "vector_rows": vector_rows,
+            "vector_start": vectors.row_start,
+            "vector_pages": vectors.sums.shape[1],
+            "vector_sums": vectors.sums.ctypes.data,
+            "vector_pages_seen": vectors.pages_seen.ctypes.data,
             "vector_length": vectors.length,
             "vector_addresses": vectors.addresses.ctypes.data,
             "vector_generations": vectors.generations.ctypes.data,

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from vecstore.kernels import dispatch, reference
 from vecstore.storage import keys
-from vecstore.storage.blocks import HEAD_BYTES
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
@@ -130,7 +129,7 @@ def _targets(blocks: Blocks, mask: Mask) -> Targets:
     padded[: mask.size] = mask
     table = padded.reshape(count, rows)
     numbers = np.flatnonzero(table.any(axis=1)).astype(np.int64)
-    addresses = blocks.addresses(keys.VECTORS, numbers) + np.uint64(HEAD_BYTES)
+    addresses = blocks.addresses(keys.VECTORS, numbers) + np.uint64(blocks.layout.row_start)
     flat = padded if numbers.size == count else table[numbers].ravel()
     targets = Targets(addresses, numbers * rows, flat, numbers)
     if mask is blocks.cache.get("live"):

@@ -7,6 +7,7 @@ number and the generation with it: a block that is damaged, misplaced or stale s
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,8 @@ class Layout:
     page_bytes: int
     data_pages: int
     row_bytes: int
+    # Where a block's rows begin, from its header on.
+    row_start: int
 
     @property
     def table_payload(self) -> int:
@@ -95,8 +98,12 @@ class Layout:
         return value_bytes(self.pages(kind), self.page_bytes)
 
 
-def layout(settings: Settings, page_bytes: int) -> Layout:
-    """The smallest block from 16 to 64 KiB that wastes less than 1.6% of itself, or the one wasting least."""
+@functools.lru_cache(64)
+def layout(settings: Settings, page_bytes: int, aligned: bool) -> Layout:
+    """The smallest block from 16 to 64 KiB that wastes less than 1.6% of itself, or the one wasting least.
+
+    Aligned rows begin where the fewest of them lie on more pages than they must.
+    """
     overhead = PAGE_HEAD_BYTES + HEAD_BYTES
     fewest = max(1, 16_384 // page_bytes, -(-(settings.row_bytes + overhead) // page_bytes))
     most = max(fewest, 65_536 // page_bytes)
@@ -107,7 +114,16 @@ def layout(settings: Settings, page_bytes: int) -> Layout:
 
     choices = range(fewest, most + 1)
     thrifty = [pages for pages in choices if waste(pages) < 0.016]
-    return Layout(page_bytes, thrifty[0] if thrifty else min(choices, key=waste), settings.row_bytes)
+    pages = thrifty[0] if thrifty else min(choices, key=waste)
+    rows = (pages * page_bytes - overhead) // settings.row_bytes
+
+    def touched(start: int) -> int:
+        firsts = start + np.arange(rows) * settings.row_bytes
+        return int(((firsts + settings.row_bytes - 1) // page_bytes - firsts // page_bytes).sum())
+
+    last = pages * page_bytes - rows * settings.row_bytes if aligned else overhead
+    start = min(range(overhead, last + 1, 64), key=touched)
+    return Layout(page_bytes, pages, settings.row_bytes, start - PAGE_HEAD_BYTES)
 
 
 def new_block(kind: int, number: int, length: int) -> Bytes:

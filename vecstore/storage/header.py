@@ -77,6 +77,8 @@ class Header:
     depth: int = 0
     # The record block that still has room.
     tail: int | None = None
+    # Rows of vectors begin where the fewest of them cross pages; in a file of format 1, behind the header.
+    aligned: bool = True
     # A large write was staged and not published: its blocks are dropped by the next writer.
     staged: bool = False
     counts: dict[int, int] = field(default_factory=lambda: dict.fromkeys(keys.KINDS, 0))
@@ -107,6 +109,7 @@ def write_header(header: Header, page_bytes: int) -> Bytes:
         "text_ids": header.text_ids,
         "depth": header.depth,
         "tail": header.tail,
+        "aligned": header.aligned,
         "staged": header.staged,
         "counts": {chr(kind): count for kind, count in header.counts.items()},
         "catalog": {chr(kind): parts for kind, parts in header.catalog.items()},
@@ -167,6 +170,7 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
         text_ids=_number(content["text_ids"], keys.MAX_NUMBER),
         depth=_number(content["depth"], 32),
         tail=None if content["tail"] is None else _number(content["tail"], keys.MAX_NUMBER),
+        aligned=bool(content["aligned"]),
         staged=bool(content["staged"]),
         counts=counts,
         catalog=catalog,
@@ -187,6 +191,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     return content | {
         "counts": counts | dict.fromkeys(names, 0),
         "catalog": catalog | {name: [] for name in names},
+        "aligned": False,
         "graph": None,
     }
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels import reference
+from vecstore.storage.blocks import HEAD_BYTES
 from vecstore.storage.platform import Mapping
 
 # The generation of a block that is not there: none was ever seen of it, so a kernel asks, and is told no.
@@ -37,6 +38,8 @@ class LazyTable:
     seen: NDArray[np.uint64]
     # Held, so that the addresses stay mapped.
     mapping: Mapping
+    # Where rows of vectors begin in a block, from its header on.
+    row_start: int = HEAD_BYTES
     # (blocks, pages): a sum of each page, for checking it without the rest of its block; a block whose first is 0
     # has none. And the generation of each page that was checked so. Only blocks of vectors have any.
     sums: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.uint32))

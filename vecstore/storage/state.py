@@ -176,6 +176,7 @@ class State:
             generations=np.where(listed, generations, NO_GENERATION),
             seen=self.checked.seen(kind, self.header.counts[kind])[first : first + count],
             mapping=self._mapping,
+            row_start=self.layout.row_start,
             sums=sums[first : first + count],
             pages_seen=pages_seen[first : first + count],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vecstore.storage import keys
-from vecstore.storage.blocks import HEAD, HEAD_BYTES, MAGIC, Bytes, count_of, new_block, payload, set_count
+from vecstore.storage.blocks import HEAD, HEAD_BYTES, MAGIC, Bytes, Layout, count_of, new_block, set_count
 from vecstore.storage.session import Session
 from vecstore.storage.state import Blocks, Numbers, gather
 
@@ -18,7 +18,7 @@ def read_rows(blocks: Blocks, slots: Numbers) -> Bytes:
     width, per_block = blocks.layout.row_bytes, blocks.layout.rows
     numbers, inside = slots // per_block, slots % per_block
     if slots.size == 1:
-        start = HEAD_BYTES + int(inside[0]) * width
+        start = blocks.layout.row_start + int(inside[0]) * width
         row: Bytes = blocks.block(keys.VECTORS, int(numbers[0]))[start : start + width]
         one: Bytes = row.reshape(1, width).copy()
         return one
@@ -26,18 +26,22 @@ def read_rows(blocks: Blocks, slots: Numbers) -> Bytes:
     rows = blocks.file_rows(keys.VECTORS, distinct)
     if rows is not None:
         data, starts = rows
-        return gather(data, starts[inverse] + HEAD_BYTES + inside * width, width)
+        return gather(data, starts[inverse] + blocks.layout.row_start + inside * width, width)
     found = np.empty((slots.size, width), dtype=np.uint8)
     for place, number in enumerate(distinct.tolist()):
         here = np.flatnonzero(inverse == place)
-        block = payload(blocks.block(keys.VECTORS, number))[: per_block * width].reshape(per_block, width)
-        found[here] = block[inside[here]]
+        found[here] = _table(blocks.block(keys.VECTORS, number), blocks.layout)[inside[here]]
     return found
+
+
+def _table(block: Bytes, layout: Layout) -> Bytes:
+    """A block's rows."""
+    return block[layout.row_start :][: layout.rows * layout.row_bytes].reshape(layout.rows, layout.row_bytes)
 
 
 def write_rows(session: Session, slots: Numbers, rows: Bytes) -> None:
     """Put rows into slots, ascending."""
-    width, per_block = session.layout.row_bytes, session.layout.rows
+    per_block = session.layout.rows
     length = session.layout.length(keys.VECTORS)
     whole = _whole_blocks(session, slots)
     if whole.stop > whole.start:
@@ -55,7 +59,7 @@ def write_rows(session: Session, slots: Numbers, rows: Bytes) -> None:
         else:
             block = session.edit(keys.VECTORS, number)
         inside = slots[start:end] - number * per_block
-        table = payload(block)[: per_block * width].reshape(per_block, width)
+        table = _table(block, session.layout)
         if int(inside[-1]) - int(inside[0]) == end - start - 1:
             table[int(inside[0]) : int(inside[-1]) + 1] = rows[start:end]
         else:
@@ -80,14 +84,14 @@ def _whole_blocks(session: Session, slots: Numbers) -> slice:
 def _fill_blocks(session: Session, number: int, rows: Bytes) -> None:
     """Many new blocks, numbered from this one, in a few large copies: what a bulk load spends its time on."""
     width, per_block = session.layout.row_bytes, session.layout.rows
-    length = session.layout.length(keys.VECTORS)
+    length, begin = session.layout.length(keys.VECTORS), session.layout.row_start
     step = max(1, _FILL_BYTES // length)
     total = len(rows) // per_block
     for start in range(0, total, step):
         count = min(step, total - start)
         part = rows[start * per_block : (start + count) * per_block]
         blocks = np.zeros((count, length), dtype=np.uint8)
-        blocks[:, HEAD_BYTES : HEAD_BYTES + per_block * width] = part.reshape(count, per_block * width)
+        blocks[:, begin : begin + per_block * width] = part.reshape(count, per_block * width)
         heads = blocks[:, :HEAD_BYTES].view(HEAD)[:, 0]
         heads["magic"], heads["kind"], heads["length"], heads["count"] = (
             MAGIC,

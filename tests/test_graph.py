@@ -185,6 +185,16 @@ def test_a_worn_graph_is_built_anew(tmp_path: Path) -> None:
         assert c.verify().ok
 
 
+@pytest.mark.parametrize("codec", ["scalar8", "scalar4", "scalar2", "product8"])
+def test_a_codec_can_be_asked_for(tmp_path: Path, codec: str) -> None:
+    with vecstore.open(tmp_path / "c.vec", dim=24, metric="l2", codec=codec) as c:
+        c.add(np.arange(1000), clustered(1000))
+        assert c.stats()["codec"] == codec
+        assert share(c, clustered(40, seed=1), search_list=400) >= 0.97
+    with pytest.raises(ValueError, match="scalar8, scalar4"):
+        vecstore.open(tmp_path / "c.vec", codec="no such")
+
+
 def test_drift_is_told_when_other_vectors_come(tmp_path: Path) -> None:
     with vecstore.open(tmp_path / "c.vec", dim=24, metric="l2") as c:
         c.add(np.arange(2000), clustered(2000))

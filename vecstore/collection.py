@@ -60,7 +60,14 @@ class Collection:
     """
 
     def __init__(
-        self, file: File, *, writable: bool, threads: int, memory: int | None, timeout: float | None
+        self,
+        file: File,
+        *,
+        writable: bool,
+        threads: int,
+        memory: int | None,
+        timeout: float | None,
+        codec: str | None = None,
     ) -> None:
         self._file = file
         self._writable = writable
@@ -69,7 +76,7 @@ class Collection:
         self._timeout = timeout
         self._closed = False
         self._fields = Fields()
-        self._graph = Graph(threads, memory)
+        self._graph = Graph(threads, memory, codec)
         self._planner = Planner(self._graph, self._fields)
         self._session: Session | None = None
         self._session_thread: int | None = None

@@ -56,7 +56,8 @@ MOST_WALKED = 2_000
 SAMPLE = 50_000
 HELD_OUT = 400
 DRIFT_SAMPLE = 2_000
-CODEC = "scalar4"
+# Of these a few are searched for among the others, to see which codes are enough.
+CHOICE_SAMPLE, CHOICE_QUERIES = 10_000, 100
 
 # Slots in LMDB's lock file, one a concurrent call: 64 bytes each.
 MAX_READERS = 1_024

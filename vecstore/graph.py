@@ -6,35 +6,37 @@ build are pending: they are compared one by one beside the walk, so every answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import config
+from vecstore import config, linking
 from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
 from vecstore.index.bits import Bits
-from vecstore.index.calibrate import Calibration
+from vecstore.index.calibrate import Calibration, Reach
 from vecstore.index.codec import KINDS, Codec
 from vecstore.index.walk import DamageFound, Effort, Resident, Walker
 from vecstore.query import exact
 from vecstore.storage import graph as stored
 from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD_BYTES, damaged
+from vecstore.storage.header import GraphHeader
 from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers, State
-from vecstore.storage.store import live_slots
 from vecstore.storage.vectors import read_rows
 
 Found = exact.Found
 
 _CODECS = {*KINDS, *bits.KINDS}
-# Rows are prepared this many numbers at a time.
-_PREPARED_NUMBERS = 1 << 23
+# How many rows of a graph that is no blocks yet are taken for one.
+_ROWS_A_BLOCK = 32
+_SEARCHED_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,14 @@ class Ready:
 class Graph:
     """One collection's way to its graph. Threads may share it."""
 
-    def __init__(self, threads: int, memory: int | None) -> None:
+    def __init__(self, threads: int, memory: int | None, codec: str | None = None) -> None:
         self._threads = threads
+        self._codec = codec
         self._memory = memory
         self._resident: tuple[object, Resident] | None = None
+        # So many records were too many for the memory when they were to be linked last.
+        self._refused = -1
+        self._warned = False
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +76,8 @@ class Graph:
         header = blocks.header
         # A later release may write codes that this one cannot read, and a scan needs none.
         if header.graph is None or header.graph.codec not in _CODECS or not isinstance(blocks, State):
+            return None
+        if not self._fits(header.graph, blocks):
             return None
         known = blocks.cache.get("graph")
         if isinstance(known, Ready) and known.checked is blocks.checked:
@@ -141,7 +149,7 @@ class Graph:
         slots = np.flatnonzero(ready.waiting)
         slots = np.sort(np.random.default_rng(2).permutation(slots)[: config.DRIFT_SAMPLE])
         rows = space.prepare_rows(blocks.header.settings, read_rows(blocks, slots), resident.norm_limit)
-        return _distortion(resident.codec, rows) / max(resident.distortion, 1e-12)
+        return linking.distortion(resident.codec, rows) / max(resident.distortion, 1e-12)
 
     # -- building
 
@@ -162,58 +170,60 @@ class Graph:
 
     def rebuild(self, session: Session, progress: build.Progress) -> None:
         """Build a graph of all live records in place of the one there is; the caller commits."""
-        settings = session.header.settings
-        slots = live_slots(session)
-        limit = _norm_limit(session, slots)
-        vectors = np.empty((slots.size, space.width(settings)), dtype=np.float32)
-        for low, high in _portions(slots.size, settings.dim):
-            rows = read_rows(session, slots[low:high])
-            vectors[low:high] = space.prepare_rows(settings, rows, limit)
-        plan = build.Plan(seed=session.header.seed & 0xFFFFFFFF)
-        pool = exact.executor(self._threads)
-        order, edges, entries = build.build(vectors, plan, self._threads, pool, progress)
-        vectors, slots = vectors[order], slots[order]
-        codec = _codec_for(settings, vectors, plan.seed)
-        codes = np.empty((len(vectors), codec.code_bytes), dtype=np.uint8)
-        list(pool.map(lambda part: _encode(codec, vectors, codes, *part), _portions(len(vectors), settings.dim)))
-        resident = Resident(codec, codes, slots.astype(np.uint32), entries, calibrate.UNKNOWN, limit)
-        calibration = self._calibrate(session, resident, edges)
-        content = {
-            "codec": codec.to_dict(),
-            "entries": entries.tobytes(),
-            "calibration": calibration.to_dict(),
-            "norm_limit": limit,
-            "distortion": _distortion(codec, vectors),
-        }
-        stored.write_graph(
-            session,
-            slots=slots,
-            neighbors=edges,
-            codes=codes,
-            index=msgpack.packb(content),
-            degree=plan.degree,
-            code_bytes=codec.code_bytes,
-            codec=codec.kind,
-            entries=entries.size,
-            seed=plan.seed,
+        if self._memory is not None:
+            if self._refused == session.header.records:
+                return
+            # What the new graph replaces makes room; a search meanwhile would read it again.
+            self._resident = None
+            for blocks in (session, session.base):
+                blocks.cache.pop("graph", None)
+        with linking.link(session, self._memory, self._threads, self._codec, progress) as linked:
+            if linked is None:
+                self._refused = session.header.records
+                self._warn(session)
+            else:
+                linked.write(session, self._calibrate(session, linked))
+
+    def _fits(self, graph: GraphHeader, blocks: Blocks) -> bool:
+        """Whether the memory allows walking. Where it does not, one is told so, and searches scan."""
+        if self._memory is None or linking.resident_bytes(graph.nodes, graph.code_bytes) <= self._memory:
+            return True
+        self._warn(blocks)
+        return False
+
+    def _warn(self, blocks: Blocks) -> None:
+        if self._warned or self._memory is None:
+            return
+        self._warned = True
+        warnings.warn(
+            f"memory={self._memory / 1e6:,.0f} MB is too little for a graph of {blocks.header.records:,} records, so "
+            "searches compare them all; open the collection with more memory, or with no budget",
+            RuntimeWarning,
+            stacklevel=3,
         )
 
-    def _calibrate(self, session: Session, resident: Resident, edges: build.Edges) -> Calibration:
+    def _calibrate(self, session: Session, linked: linking.Linked) -> Calibration:
         """Search the new graph for a sample of its own vectors, with more and more slack."""
-        count, base = resident.slots.size, session.base
+        resident, table, base = linked.resident, linked.table, session.base
+        count = resident.slots.size
+        if linked.in_files:
+            resident = replace(resident, codes=np.array(resident.codes))
         k = min(config.DEFAULT_K, count - 2)
         if k < 1:
             return calibrate.UNKNOWN
-        table = np.empty((count, edges.shape[1] + 1), dtype=np.uint32)
-        table[:, 0], table[:, 1:] = resident.slots, edges
         vectors = base.lazy(keys.VECTORS, 0, base.header.counts[keys.VECTORS], gaps=True)
         walker = Walker(
-            base.header.settings, resident, _InMemory.of(table), edges.shape[1], vectors, base.layout.rows
+            base.header.settings, resident, _InMemory.of(table), table.shape[1] - 1, vectors, base.layout.rows
         )
         sample = _Sample.of(base, walker, live_mask(base), config.HELD_OUT, k, self._threads)
-        return calibrate.calibrate(
-            lambda slack: sample.recall(calibrate.reach_of_slack(k, slack), calibrate.reach_of_slack(k + 1, slack)), k
-        )
+        if not linked.in_files:
+            return sample.calibrate()
+        # So few at a time that what they touch is still in memory when they are searched for with more slack.
+        parts = sample.parts(_SEARCHED_AT_ONCE)
+        found = [part.calibrate().recalls for part in parts]
+        steps = range(max(map(len, found)))
+        means = [np.mean([recalls[min(step, len(recalls) - 1)] for recalls in found]) for step in steps]
+        return Calibration(calibrate.SLACKS[: len(means)], tuple(map(float, means)), k)
 
 
 @dataclass(frozen=True)
@@ -244,7 +254,22 @@ class _Sample:
         bounds = np.array([values[-1] if values.size else np.inf for values in truth])
         return cls(walker, mask, threads, nodes, slots, queries, bounds + 1e-9 * np.abs(bounds) + 1e-12, k)
 
-    def recall(self, alone: calibrate.Reach, with_own: calibrate.Reach) -> float:
+    def parts(self, size: int) -> list[_Sample]:
+        """So many at a time; all parts are of one size, so a few may be left out."""
+        starts = range(0, self.nodes.size - size + 1, size)
+        cuts = [slice(start, start + size) for start in starts] or [slice(None)]
+        return [
+            replace(
+                self, nodes=self.nodes[cut], slots=self.slots[cut], queries=self.queries[cut], bounds=self.bounds[cut]
+            )
+            for cut in cuts
+        ]
+
+    def calibrate(self) -> Calibration:
+        reach = calibrate.reach_of_slack
+        return calibrate.calibrate(lambda slack: self.recall(reach(self.k, slack), reach(self.k + 1, slack)), self.k)
+
+    def recall(self, alone: Reach, with_own: Reach) -> float:
         """What a query from outside would find of its neighbours.
 
         A walk that finds the vector itself has its best edges from there, and finds too much; one that must
@@ -278,7 +303,7 @@ def _share(
 
 @dataclass(frozen=True)
 class _InMemory:
-    """A graph's rows before they are blocks, as one block that needs no checking."""
+    """A graph's rows before they are blocks, as small blocks that need no checking."""
 
     rows: NDArray[np.uint32]
     length: int
@@ -292,23 +317,10 @@ class _InMemory:
 
     @classmethod
     def of(cls, rows: NDArray[np.uint32]) -> _InMemory:
-        one = np.ones(1, dtype=np.uint64)
-        return cls(rows, HEAD_BYTES + rows.nbytes, one * np.uint64(rows.ctypes.data - HEAD_BYTES), one, one)
-
-
-def _codec_for(settings: config.Settings, vectors: build.Vectors, seed: int) -> Codec | Bits:
-    if settings.dtype == "binary":
-        return Bits(f"{settings.metric} bits", settings.dim)
-    sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[: config.SAMPLE])
-    return Codec.train(vectors[sample], config.CODEC, seed)
-
-
-def _distortion(codec: Codec | Bits, vectors: build.Vectors) -> float:
-    """What the codec loses of some vectors, as a share of their variance; nothing of bits."""
-    if isinstance(codec, Bits):
-        return 0.0
-    some = np.random.default_rng(2).permutation(len(vectors))[: config.DRIFT_SAMPLE]
-    return codec.distortion(vectors[np.sort(some)])
+        block_bytes = _ROWS_A_BLOCK * 4 * rows.shape[1]
+        places = np.arange(-(-len(rows) // _ROWS_A_BLOCK), dtype=np.uint64) * np.uint64(block_bytes)
+        ones = np.ones(places.size, dtype=np.uint64)
+        return cls(rows, HEAD_BYTES + block_bytes, places + np.uint64(rows.ctypes.data - HEAD_BYTES), ones, ones)
 
 
 def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:
@@ -321,31 +333,10 @@ def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:
     return bits
 
 
-def _encode(codec: Codec | Bits, vectors: build.Vectors, codes: NDArray[np.uint8], low: int, high: int) -> None:
-    codes[low:high] = codec.encode(vectors[low:high])
-
-
 def _merged(mine: Found, other: Found, k: int) -> Found:
     slots, distances = np.concatenate((mine[0], other[0])), np.concatenate((mine[1], other[1]))
     order = np.lexsort((slots, distances))[:k]
     return slots[order], distances[order]
-
-
-def _portions(count: int, dim: int) -> list[tuple[int, int]]:
-    step = max(1, _PREPARED_NUMBERS // dim)
-    return [(low, min(low + step, count)) for low in range(0, count, step)]
-
-
-def _norm_limit(blocks: Blocks, slots: Numbers) -> float:
-    """The length of the longest vector, which only inner products want to know."""
-    settings = blocks.header.settings
-    if settings.metric != "ip":
-        return 0.0
-    parts = (
-        space.longest(settings, read_rows(blocks, slots[low:high]))
-        for low, high in _portions(slots.size, settings.dim)
-    )
-    return max(parts, default=0.0)
 
 
 def _read_resident(blocks: State) -> Resident:

@@ -23,6 +23,7 @@ from vecstore.errors import (
     NotACollectionError,
     SettingsMismatchError,
 )
+from vecstore.index.codec import KINDS
 from vecstore.query import exact
 from vecstore.storage import replace
 from vecstore.storage.file import File
@@ -40,13 +41,15 @@ def open(
     device: str = "auto",
     threads: int | None = None,
     timeout: float | None = LOCK_TIMEOUT,
+    codec: str | None = None,
 ) -> Collection:
     """Open a collection, or create one.
 
     A new collection needs ``dim``; ``metric`` is "cosine" and ``dtype`` "float32" unless told. An existing
     one brings its settings, and an argument that contradicts them raises. ``mode`` is "a" to read and write,
     "x" to create only, "r" to read only. ``timeout`` is how many seconds a write waits for another writer;
-    None waits for ever.
+    None waits for ever. ``codec`` names the kind of code of graphs that are built from now on ("scalar8",
+    "scalar4", "scalar2", "scalar1", "product8", "product4"); without it a sample of the vectors decides.
 
     >>> import vecstore
     >>> with vecstore.open("shoes.vec", dim=2, metric="l2") as shoes:
@@ -67,6 +70,8 @@ def open(
         isinstance(timeout, (int, float)) and 0 <= timeout <= threading.TIMEOUT_MAX
     ):
         raise InvalidArgumentError(f"timeout must be a number of seconds from 0, or None, not {timeout!r}")
+    if codec is not None and codec not in KINDS:
+        raise InvalidArgumentError(f"codec must be one of {', '.join(KINDS)}, or None, not {codec!r}")
     name = inputs.check_path(path)
     if os.path.isdir(name):
         raise NotACollectionError(f"{name} is a folder, and a collection is one file: name a file in it")
@@ -75,7 +80,9 @@ def open(
     else:
         settings = _create(name, dim, metric, dtype, mode)
     file = File.share(name, writable=mode != "r", durable=durability == "full")
-    collection = Collection(file, writable=mode != "r", threads=workers, memory=budget, timeout=timeout)
+    collection = Collection(
+        file, writable=mode != "r", threads=workers, memory=budget, timeout=timeout, codec=codec
+    )
     try:
         if settings is None or mode == "a":
             _check_agreement(name, collection.settings, dim, metric, dtype)

@@ -224,3 +224,10 @@ def resident_bytes() -> int | None:
     except OSError:
         return None
     return (int(fields[1]) - int(fields[2])) * mmap.PAGESIZE
+
+
+def give_back_memory() -> None:
+    """Let the C library return to the system what was freed, where it can be asked to: it keeps much of it."""
+    if not WINDOWS:
+        with contextlib.suppress(AttributeError, OSError):
+            _libc().malloc_trim(0)

@@ -70,6 +70,11 @@ class Session:
         return self._base.meta.transaction
 
     @property
+    def path(self) -> str:
+        """Where the file is."""
+        return self._file.path
+
+    @property
     def base(self) -> State:
         """The committed state that this session builds on; staging exchanges it for the next."""
         return self._base

@@ -1,0 +1,218 @@
+"""The building of a graph of all live records: at once, or in shards where a budget of memory wants that.
+
+The budget is for what this process holds itself: pages of files that the system keeps for it come on top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore import config
+from vecstore.index import build, calibrate, division, scratch, shards, space
+from vecstore.index.bits import Bits
+from vecstore.index.calibrate import Calibration
+from vecstore.index.choice import choose
+from vecstore.index.codec import Codec
+from vecstore.index.walk import Resident
+from vecstore.query import exact
+from vecstore.storage import graph as stored
+from vecstore.storage.environment import translated
+from vecstore.storage.platform import give_back_memory
+from vecstore.storage.session import Session
+from vecstore.storage.store import live_slots
+from vecstore.storage.vectors import read_rows
+
+Words = NDArray[np.uint32]
+Bytes = NDArray[np.uint8]
+
+# What building at once takes besides: distances within leaves, and rows in portions.
+_BESIDES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A graph that was built and is in no file of ours yet."""
+
+    plan: build.Plan
+    # Not calibrated.
+    resident: Resident
+    # Slots and edges, as in the file's rows.
+    table: Words
+    # Whether the table and the codes are mapped from files, not in memory.
+    in_files: bool
+    edges: build.Edges | Iterable[build.Edges]
+    codes: Bytes | Iterable[Bytes]
+
+    def write(self, session: Session, calibration: Calibration) -> None:
+        """Put it in the place of the collection's graph; the caller commits."""
+        if self.in_files:
+            give_back_memory()
+        resident = self.resident
+        content = {
+            "codec": resident.codec.to_dict(),
+            "entries": resident.entries.tobytes(),
+            "calibration": calibration.to_dict(),
+            "norm_limit": resident.norm_limit,
+            "distortion": resident.distortion,
+        }
+        stored.write_graph(
+            session,
+            slots=resident.slots,
+            neighbors=self.edges,
+            codes=self.codes,
+            index=msgpack.packb(content),
+            degree=self.plan.degree,
+            code_bytes=resident.codec.code_bytes,
+            codec=resident.codec.kind,
+            entries=resident.entries.size,
+            seed=self.plan.seed,
+        )
+
+
+def resident_bytes(nodes: int, code_bytes: int) -> int:
+    """What walks keep in memory of a graph: a code and a slot for each node."""
+    return nodes * (code_bytes + 4)
+
+
+@contextlib.contextmanager
+def link(
+    session: Session, memory: int | None, threads: int, codec: str | None, progress: build.Progress
+) -> Iterator[Linked | None]:
+    """The graph of all live records; None where the memory is too little for one. Its files are gone at the end.
+
+    ``codec`` is a kind of code; None for the one that a sample shows to be enough.
+    """
+    work = _Work(session, threads, codec, progress)
+    if memory is None or work.bytes_at_once <= memory:
+        yield work.at_once()
+        return
+    limits = division.Limits.of(memory, work.count, work.width, work.plan, threads)
+    if limits is None:
+        yield None
+        return
+    give_back_memory()
+    with contextlib.ExitStack() as files:
+        yield work.in_shards(limits, memory, files)
+
+
+class _Work:
+    def __init__(self, session: Session, threads: int, codec: str | None, progress: build.Progress) -> None:
+        self.session, self.threads, self.progress = session, threads, progress
+        self.kind = codec
+        self.settings = session.header.settings
+        self.width = space.width(self.settings)
+        self.plan = build.Plan(seed=session.header.seed & 0xFFFFFFFF)
+        self.slots: Words = live_slots(session).astype(np.uint32)
+        self.norm_limit = 0.0
+        if self.settings.metric == "ip":  # only inner products want to know
+            parts = (self._rows(low, high) for low, high in self._portions())
+            self.norm_limit = max((space.longest(self.settings, rows) for rows in parts), default=0.0)
+
+    @property
+    def count(self) -> int:
+        return self.slots.size
+
+    @property
+    def bytes_at_once(self) -> int:
+        return self.count * build.memory_a_vector(self.plan, self.width) + _BESIDES
+
+    def at_once(self) -> Linked:
+        vectors = np.empty((self.count, self.width), dtype=np.float32)
+        for low, high in self._portions():
+            vectors[low:high] = self._prepare(self._rows(low, high))
+        pool = exact.executor(self.threads)
+        order, edges, entries = build.build(vectors, self.plan, self.threads, pool, self.progress)
+        vectors = vectors[order]
+        sample = np.sort(np.random.default_rng(self.plan.seed).permutation(self.count)[: config.SAMPLE])
+        codec, lost = self._codec(vectors[sample])
+        codes = np.empty((self.count, codec.code_bytes), dtype=np.uint8)
+        for low, high in self._portions():
+            codes[low:high] = _encoded(codec, vectors[low:high], self.threads, pool)
+        table = np.empty((self.count, 1 + edges.shape[1]), dtype=np.uint32)
+        table[:, 0], table[:, 1:] = self.slots[order], edges
+        resident = self._resident(codec, codes, table[:, 0].copy(), entries, lost)
+        return Linked(self.plan, resident, table, False, table[:, 1:], codes)
+
+    def in_shards(self, limits: division.Limits, memory: int, files: contextlib.ExitStack) -> Linked | None:
+        wanted = min(config.SAMPLE, division.Limits.sample(memory, self.width))
+        picked = np.sort(np.random.default_rng(self.plan.seed).permutation(self.count)[:wanted])
+        sample = np.empty((picked.size, self.width), dtype=np.float32)
+        for low, high in self._portions(picked.size):
+            rows = read_rows(self.session, self.slots[picked[low:high]].astype(np.int64))
+            sample[low:high] = self._prepare(rows)
+        codec, lost = self._codec(sample)
+        if resident_bytes(self.count, codec.code_bytes) > memory:
+            return None
+        pool = exact.executor(limits.threads)
+        leaders = division.choose_leaders(sample, self.count, limits, pool)
+        del sample
+        source = division.Source(self.slots, self.width, self.settings.row_bytes, self._rows, self._prepare)
+        path = self.session.path
+        folder = os.path.dirname(os.path.abspath(path))
+        with translated(path, "building the graph"):
+            made = shards.link(source, leaders, limits, pool, folder, self.progress)
+            graph = files.enter_context(made)
+            codes = files.enter_context(scratch.Rows(folder, codec.code_bytes))
+            done = 0
+            for vectors in graph.vectors():
+                part = _encoded(codec, vectors, limits.threads, pool)
+                codes.write(done, part)
+                done += len(part)
+            mapped = codes.mapped(done, at_random=False)
+            resident = self._resident(codec, mapped, graph.labels(), graph.entries, lost)
+        # What shards were built in is free, and codes that are read after this need not come on top of it.
+        give_back_memory()
+        return Linked(self.plan, resident, graph.table(), True, graph.edges(), codes.windows(done))
+
+    def _rows(self, low: int, high: int) -> Bytes:
+        return read_rows(self.session, self.slots[low:high].astype(np.int64))
+
+    def _prepare(self, rows: Bytes) -> build.Vectors:
+        return space.prepare_rows(self.settings, rows, self.norm_limit)
+
+    def _portions(self, count: int | None = None) -> Iterator[tuple[int, int]]:
+        # Preparing takes float64 for a while.
+        return scratch.portions(0, self.count if count is None else count, 16 * self.width)
+
+    def _codec(self, sample: build.Vectors) -> tuple[Codec | Bits, float]:
+        """A codec for vectors like these, and what it loses of them."""
+        if self.settings.dtype == "binary":
+            return Bits(f"{self.settings.metric} bits", self.settings.dim), 0.0
+        kind = self.kind or self._chosen(sample)
+        codec = Codec.train(sample, kind, self.plan.seed)
+        return codec, distortion(codec, sample)
+
+    def _chosen(self, sample: build.Vectors) -> str:
+        """The kind of code that tells these vectors' neighbours from others."""
+        mixed = np.random.default_rng(self.plan.seed).permutation(len(sample))[: config.CHOICE_SAMPLE]
+        asked = min(config.CHOICE_QUERIES, mixed.size // 2)
+        if asked == 0:
+            return "scalar8"
+        return choose(sample[np.sort(mixed[asked:])], sample[np.sort(mixed[:asked])], self.plan.seed)
+
+    def _resident(
+        self, codec: Codec | Bits, codes: Bytes, slots: Words, entries: build.Edges, lost: float
+    ) -> Resident:
+        return Resident(codec, codes, slots, entries, calibrate.UNKNOWN, self.norm_limit, lost)
+
+
+def distortion(codec: Codec | Bits, vectors: build.Vectors) -> float:
+    """What the codec loses of some vectors, as a share of their variance; nothing of bits."""
+    if isinstance(codec, Bits):
+        return 0.0
+    some = np.random.default_rng(2).permutation(len(vectors))[: config.DRIFT_SAMPLE]
+    return codec.distortion(vectors[np.sort(some)])
+
+
+def _encoded(codec: Codec | Bits, vectors: build.Vectors, threads: int, pool: Executor) -> Bytes:
+    bounds = np.linspace(0, len(vectors), threads + 1).astype(int).tolist()
+    return np.concatenate(list(pool.map(lambda part: codec.encode(vectors[slice(*part)]), pairwise(bounds))))

@@ -109,13 +109,13 @@ def test_of_equal_vectors_one_is_enough() -> None:
     assert ids == [[1, 3], [0, 3], [0, 3], [4, 0], [3, 0], [3, 0]]
 
 
-def test_members_too_near_to_be_told_apart_by_a_sample_are_all_looked_at() -> None:
-    """Most of this leaf is one point, so a sample says that a distance of nought is near enough."""
-    points = np.zeros((200, 2), dtype=np.float32)
-    points[190:] = 1 + np.arange(20).reshape(10, 2)
-    ids, _ = edges_of_leaf(points, np.arange(200), nearest=8)
-    assert all(len(row) > 0 for row in ids)
-    assert ids[199][0] == 198
+def test_a_sample_that_says_too_near_is_not_believed() -> None:
+    """Every tenth member is sampled, and only such lie near the first: by them, five would be all there is to see."""
+    points = np.full((640, 2), 100, dtype=np.float32) + (np.arange(640, dtype=np.float32) % 7)[:, None]
+    points[:50:10] = [[0, 0], [-1, -1], [-2, -1], [-1, -2], [-3, -3]]
+    ids, _ = edges_of_leaf(points, np.arange(640))
+    assert ids[0][0] == 10
+    assert any(other % 10 for other in ids[0])
 
 
 def test_distances_beyond_all_numbers_leave_edges_that_are_there() -> None:
@@ -240,6 +240,15 @@ def test_a_full_list_gives_up_its_farthest_for_an_edge_from_nearer_by() -> None:
     edges = np.array([[1], [NONE], [0], [0]], dtype=np.uint32)
     dispatch.cpu().prune.turn_round()(edges, points, 0, 4, *lists.arrays)
     assert lists.rows() == [[(2, 4.0)], [(0, 81.0)], [], []]
+
+
+def test_only_the_lists_that_were_asked_for_are_turned_round() -> None:
+    """Others are another thread's."""
+    points = np.arange(4, dtype=np.float32)[:, None]
+    lists = Lists.of(points, [[1], [2], [3], [0]], 3)
+    edges = np.array([[1], [2], [3], [0]], dtype=np.uint32)
+    dispatch.cpu().prune.turn_round()(edges, points, 2, 3, *lists.arrays)
+    assert lists.rows() == [[(1, 1.0)], [(2, 1.0)], [(3, 1.0), (1, 1.0)], [(0, 9.0)]]
 
 
 # -- whole-graph passes

@@ -17,7 +17,7 @@ from faults import shim, workload
 
 @pytest.mark.skipif(shim.missing() is not None, reason=str(shim.missing()))
 def test_every_call_fails_in_turn():
-    done = shim.run("disk", "--stride", 4, timeout=300)
+    done = shim.run("disk", "--stride", 12, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "disk: 0 failures" in done.stdout
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vecstore.config import METRICS_BY_DTYPE, Settings
-from vecstore.index import space
+from vecstore.index import space, walk
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import UNKNOWN, Reach
 from vecstore.index.codec import KINDS, Codec
@@ -203,7 +203,7 @@ def test_only_what_the_mask_has_is_answered_and_everything_is_walked() -> None:
     slots, *_ = line().one([10], 1, 64, reranked=1, mask=mask)
     assert slots == [11]
     nothing, hops, _ = line().one([10], 10, 64, mask=np.zeros(64, dtype=np.uint8))
-    assert (nothing, hops) == ([], 64)
+    assert (nothing, hops) == ([], 0)
 
 
 def test_a_query_from_among_nodes_that_are_gone_goes_on_beyond_them() -> None:
@@ -219,6 +219,24 @@ def test_a_query_from_among_nodes_that_are_gone_goes_on_beyond_them() -> None:
     # Each query by itself: one that finds enough at once is not walked for again.
     (far, _), (near, _) = world.search([[0], [32]], 3, Reach(9, 0.0, 9), mask=mask)[0]
     assert (far, near) == ([0, 1, 2], [11, 53, 10])
+
+
+def test_what_a_walk_met_by_chance_is_no_answer() -> None:
+    """An entry is far away, but it is all that is left in a pool of nodes that are gone."""
+    mask = (abs(np.arange(64) - 32) > 20).astype(np.uint8)
+    for entries in [(32, 0), (0, 32), (32, 63, 0)]:
+        slots, *_ = line(entries=entries).one([32], 2, 12, slack=1.0, mask=mask)
+        assert slots == [11, 53]
+
+
+def test_a_walk_that_is_lost_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_MOST_ROOM", 16)
+    mask = (abs(np.arange(64) - 32) > 20).astype(np.uint8)
+    found, effort = line(entries=(32, 0)).search([[0], [32], [63]], 3, Reach(4, 1.0, 4), mask=mask)
+    assert effort.lost.tolist() == [1]
+    assert [slots for slots, _ in found[::2]] == [[0, 1, 2], [63, 62, 61]]
+    _, effort = line().search([[32]], 3, Reach(4, 1.0, 4))
+    assert not effort.lost.size
 
 
 def test_slack_counts_from_the_best_that_may_be_answers() -> None:

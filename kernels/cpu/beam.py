@@ -292,16 +292,23 @@ def _enter(slots, distances, size, slot, distance):
 
 @helper
 def _choose(frame, mask, pool, size, wanted, chosen):
-    """The slots of the best nodes whose records count, nearest code first."""
-    count = 0
+    """The slots of the best nodes whose records count, nearest code first; and how many of them are sure.
+
+    A walk has looked round everything that is nearer than the first node that it did not go on from. Behind
+    that there may be nodes which it has met by chance.
+    """
+    count = sure = 0
+    covered = True
     for at in range(size):
+        covered = covered and pool[at] & 1 != 0
         slot = types.int64(load(as_uint32(frame.slots), node_of(pool[at])))
         if slot < len(mask) and mask[slot] != 0:
             chosen[count] = slot
             count += 1
+            sure += covered
             if count == wanted:
                 break
-    return count
+    return count, sure
 
 
 @helper
@@ -332,7 +339,7 @@ def _prepare(frame, codec, query, vector, own, state):
 
 
 def _search(
-    tag, frames, weights, codec, mask, queries, skips, near, room, slack, reranked, slots, distances, sizes, counters
+    tag, frames, weights, codec, mask, queries, skips, near, room, slack, reranked, slots, distances, sizes, sures, counters
 ):  # fmt: skip
     frame = frames[0]
     vector = np.empty(len(codec[2]), np.float32)
@@ -349,7 +356,7 @@ def _search(
         )
         if size < 0:
             return counters[2]
-        count = _choose(frame, mask, pool, size, reranked, chosen)
+        count, sures[q] = _choose(frame, mask, pool, size, reranked, chosen)
         for i in range(count):
             ask_for_vector(frame, chosen[i])
         found = 0
@@ -368,17 +375,18 @@ def _search(
 def search(dtype: str) -> Any:
     """The kernel that answers queries from the graph.
 
-    `(frame: FRAME[1], weights: uint64[w], codec, mask: uint8[slots], queries (n, dim),
-    skips: int64[n], near, room, slack, reranked, slots: int64[n, k], distances: float64[n, k],
-    sizes: int64[n], counters: int64[4]) -> DONE, DAMAGED or FOREIGN`. The codec is its
-    parameters, as `coder` takes them. The pool has `room` places; it is expanded wholly with a slack of 0, and else as far as
-    that allows beyond the best `near`. A query's walk leaves out the node `skip` (-1: none). Counters: hops,
-    scores; then what was wrong, and in which block: of the graph, or -1 - block of vectors.
+    `(frame: FRAME[1], weights: uint64[w], codec, mask: uint8[slots], queries (n, dim), skips: int64[n], near,
+    room, slack, reranked, slots: int64[n, k], distances: float64[n, k], sizes: int64[n], sures: int64[n],
+    counters: int64[4]) -> DONE, DAMAGED or FOREIGN`. The codec is its parameters, as `coder` takes them. The
+    pool has `room` places; it is expanded wholly with a slack of 0, and else as far as that allows beyond the
+    best `near`. A query's walk leaves out the node `skip` (-1: none). Where fewer answers than asked for are
+    sure, nearer ones may have been missed. Counters: hops, scores; then what was wrong, and in which block:
+    of the graph, or -1 - block of vectors.
     """
     i64, f64 = types.int64, types.float64
     tag = np.empty(0, np.uint8) if dtype == "binary" else element_tag(dtype)
     query = reads(types.uint8, 2) if dtype == "binary" else reads(types.float32, 2)
-    answers = (writes(i64, 2), writes(f64, 2), writes(i64), writes(i64))
+    answers = (writes(i64, 2), writes(f64, 2), writes(i64), writes(i64), writes(i64))
     frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
     kernel = compiled(
         _search, typeof(tag), frame, reads(types.uint64), PARAMETERS, reads(types.uint8), query, reads(i64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -21,11 +21,12 @@ from vecstore.kernels import dispatch, reference
 Numbers = NDArray[np.int64]
 Distances = NDArray[np.float64]
 
+_NONE = np.zeros(0, dtype=np.int64)
 _NO_SKIP = np.full(1, -1, dtype=np.int64)
 # Fewer queries than this for a thread are not worth handing to one.
 _QUERIES_A_THREAD = 8
 # A walk that found too few answers is done again with so many times the room, up to this: in a longer pool
-# each new place costs more than a vector compared.
+# a place costs more than comparing a vector.
 _WIDER, _MOST_ROOM = 8, 1 << 13
 
 
@@ -90,11 +91,15 @@ class Resident:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a search took: hops and scores over all queries, and vectors compared exactly."""
+    """What a search took: hops and scores over all queries, and vectors compared exactly.
+
+    Walks for the queries `lost` met next to nothing but nodes that are no answers: those are to be scanned for.
+    """
 
     hops: int
     scores: int
     reranked: int
+    lost: Numbers = field(default_factory=lambda: _NONE, compare=False)
 
     def __add__(self, other: Effort) -> Effort:
         return Effort(self.hops + other.hops, self.scores + other.scores, self.reranked + other.reranked)
@@ -108,6 +113,7 @@ class _Job(NamedTuple):
     slots: Numbers
     distances: Distances
     sizes: Numbers
+    sures: Numbers
 
     def rows(self, chosen: slice | Numbers) -> _Job:
         return _Job._make(each[chosen] for each in self)
@@ -192,8 +198,6 @@ class Walker:
     ) -> tuple[Numbers, Distances, Numbers, Effort]:
         """(slots, distances, sizes) of the answers, each (queries, k), nearest first; and what it took.
 
-        Fewer than k where no more may be answers, or where those lie behind thousands that may not.
-
         ``mask`` has a 1 for each slot that may be an answer; ``skips`` names a node for each query that its
         walk leaves out.
         """
@@ -204,23 +208,29 @@ class Walker:
             np.empty((count, k), dtype=np.int64),
             np.empty((count, k)),
             np.zeros(count, dtype=np.int64),
+            np.zeros(count, dtype=np.int64),
         )
         nodes, counting = self.resident.slots.size, self._counting(mask)
+        if counting == nodes:
+            effort = self._run_all(job, k, reach, mask, threads, executor)
+            return job.slots, job.distances, job.sizes, effort
+        if not counting:
+            return job.slots, job.distances, job.sizes, Effort(0, 0, 0)
         # Nodes that are no answers any more take places among the best: so much the farther it is to go.
-        spread = nodes / counting if counting else 1.0
+        spread = nodes / counting
         most = max(reach.room, _MOST_ROOM)
         near, room = math.ceil(k * spread), min(math.ceil(reach.room * spread), most)
         effort = self._run_all(job, near, replace(reach, room=room), mask, threads, executor)
-        # Where many went that lay together, a query from there finds them all, and has to go beyond.
-        while room < min(nodes, most) and job.sizes.min(initial=k) < k:
-            short = np.flatnonzero(job.sizes < np.minimum(k, counting - (job.skips >= 0)))
-            if not short.size:
-                break
-            room = min(room * _WIDER, most)
-            again = job.rows(short)
-            wide = Reach(room, 0.0, max(reach.reranked, k))
-            effort = effort + self._run_all(again, room, wide, mask, threads, executor)
-            job.slots[short], job.distances[short], job.sizes[short] = again.slots, again.distances, again.sizes
+        wanted = np.minimum(k, counting - (job.skips >= 0))
+        lost = np.flatnonzero(job.sures < wanted)
+        if lost.size and room < most:
+            # Where many went that lay together, a query from there meets them all, and has to go beyond.
+            again, room = job.rows(lost), min(room * _WIDER, most)
+            effort += self._run_all(again, near * _WIDER, replace(reach, room=room), mask, threads, executor)
+            for mine, its in zip(job[2:], again[2:], strict=True):
+                mine[lost] = its
+            lost = lost[again.sures < wanted[lost]]
+        effort = replace(effort, lost=lost)
         return job.slots, job.distances, job.sizes, effort
 
     def _counting(self, mask: NDArray[np.uint8]) -> int:

@@ -85,6 +85,8 @@ kernels = {
     "turn round": cpu.prune.turn_round(),
     "chain": cpu.order.chain_cells(),
     "connect": cpu.order.connect(),
+    "merge": cpu.merge.merge(),
+    "spread": cpu.merge.spread(),
     "page sums": checksum.page_sums(),
     "verify": verify.first_not_whole(),
     "fetch": fetch.fetch(),
@@ -177,4 +179,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 12
+    assert len(output.splitlines()) == 14

@@ -72,9 +72,9 @@ def test_a_flipped_bit_is_told_or_changes_no_answer(small_graphs: None, tmp_path
             return [(hits.ids, hits.distances.tolist()) for hits in collection.search(queries, k=10, recall=0.99)]
 
     right, pick, told = answers(), random.Random(1), dict.fromkeys(keys.NAMES, 0)
-    kinds = [*keys.GRAPH_KINDS, keys.VECTORS]
+    kinds = [*keys.GRAPH_KINDS, keys.SUMS, keys.VECTORS]
     blocks = {kind: [block for block in damage.blocks_of(sound) if block.kind == kind] for kind in kinds}
-    for turn in range(200):
+    for turn in range(40 * len(kinds)):
         kind = kinds[turn % len(kinds)]
         block = pick.choice(blocks[kind])
         place, bit = block.start + pick.randrange(block.length), pick.randrange(8)
@@ -87,8 +87,8 @@ def test_a_flipped_bit_is_told_or_changes_no_answer(small_graphs: None, tmp_path
         assert found == right if said is None else block.name in said, (where, said)
         told[kind] += said is not None
     # What is kept in memory is read whole, and of the rest what a walk comes to.
-    assert all(told[kind] == 200 // len(kinds) for kind in (keys.CODES, keys.INDEX, keys.LINKED))
-    assert all(told[kind] > 0 for kind in (keys.GRAPH, keys.VECTORS))
+    assert all(told[kind] == 40 for kind in (keys.CODES, keys.INDEX, keys.LINKED))
+    assert all(told[kind] > 0 for kind in (keys.GRAPH, keys.SUMS, keys.VECTORS))
 
 
 # -- readers and threads beside a builder

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, typeof, types
 
+from .ahead import ASKED, HASTY, STEADY, ask_ahead
 from .coder import PARAMETERS, prepare
 from .codes import score
 from .compile import compiled, helper, reads, writes
 from .distance import hamming_row, jaccard_row
 from .memory import address_of, as_uint32, as_uint64, element, element_tag, load, pointer, prefetch
 from .pool import FARTHEST, key_of, node_of, score_of, take
-from .rows import ask_for_vector, vector_at
+from .rows import ask_for_vector, read_vector, vector_at
 from .verify import ensure_whole
 
 _L2, _IP, _COSINE, _HAMMING, _JACCARD = range(5)
@@ -41,7 +42,8 @@ _SEEN_LEAST, _SEEN_MOST = 1 << 12, 1 << 20
 
 # What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
 # whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`. Of each block of
-# vectors there are the sums of its pages, and the generations in which those were found right.
+# vectors there are the sums of its pages, and the generations in which those were found right. While what is
+# read comes from the disk, `cold` is 1, and it is asked for ahead of need.
 FRAME = np.dtype(
     [
         ("metric", "i8"),
@@ -76,6 +78,7 @@ FRAME = np.dtype(
         ("vector_addresses", "i8"),
         ("vector_generations", "i8"),
         ("vector_seen", "i8"),
+        ("cold", "i8"),
     ]
 )
 _HEAD = 48
@@ -185,16 +188,20 @@ def _score_entries(frame, state, skip, seen, pool, room, counters):
 
 
 @helper
-def _walk(frame, weights, state, skip, near, room, slack, offset, seen, pool, fresh, counters):
+def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, pool, fresh, counters):
     """Fills the pool; returns its size, or -1 with the reason in `counters`."""
     seen[:] = np.uint32(_NONE)
+    if frame.cold != 0:
+        asked[:] = -1
     mask = len(seen) - 1
     size = _score_entries(frame, state, skip, seen, pool, room, counters)
     bound = _bound(pool, size, room, near, slack, offset)
-    at = 0
+    at, steady = 0, HASTY
     for ahead in range(min(size, _AHEAD)):
         _ask_for_row(frame, node_of(pool[ahead]))
     while at < size and pool[at] <= bound:
+        if frame.cold != 0:
+            ask_ahead(frame, pool, at, size, bound, asked, steady)
         node = node_of(pool[at])
         pool[at] |= 1
         counters[0] += 1
@@ -235,6 +242,7 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, pool, fr
                         _ask_for_row(frame, other)
                     if place < near or size == room:
                         bound = _bound(pool, size, room, near, slack, offset)
+        steady = STEADY if first > at else HASTY
         at = min(at + 1, first)
         while at < size and pool[at] & 1:
             at += 1
@@ -346,19 +354,23 @@ def _search(
     own = np.empty(queries.shape[1], queries.dtype)
     state = np.empty(frame.state_bytes, np.uint8)
     seen = np.empty(_seen_size(room), np.uint32)
+    asked = np.empty(ASKED, np.int64)
     pool = np.empty(room + 1, np.int64)
     fresh = np.empty(frame.degree, np.int64)
     chosen = np.empty(reranked, np.int64)
     for q in range(len(queries)):
         offset = _prepare(frame, codec, queries[q], vector, own, state)
         size = _walk(
-            frame, weights, address_of(state), skips[q], near, room, slack, offset, seen, pool, fresh, counters
+            frame, weights, address_of(state), skips[q], near, room, slack, offset, seen, asked, pool, fresh, counters
         )
         if size < 0:
             return counters[2]
         count, sures[q] = _choose(frame, mask, pool, size, reranked, chosen)
         for i in range(count):
-            ask_for_vector(frame, chosen[i])
+            if frame.cold != 0:
+                read_vector(frame, chosen[i])
+            else:
+                ask_for_vector(frame, chosen[i])
         found = 0
         for i in range(count):
             row = vector_at(frame, chosen[i], weights)

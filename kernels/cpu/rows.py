@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from numba import types
 
+from .ahead import will_need
 from .compile import helper
 from .memory import as_uint32, as_uint64, load, prefetch
 from .verify import ensure_pages, ensure_whole
@@ -42,9 +43,21 @@ def vector_at(frame, slot, weights):
 
 
 @helper
-def ask_for_vector(frame, slot):
+def _place(frame, slot):
     block = slot // frame.vector_rows
     start = types.int64(load(as_uint64(frame.vector_addresses), block)) + frame.vector_start
-    start += (slot - block * frame.vector_rows) * frame.row_bytes
+    return start + (slot - block * frame.vector_rows) * frame.row_bytes
+
+
+@helper
+def ask_for_vector(frame, slot):
+    """Has a vector brought from memory to the cache."""
+    start = _place(frame, slot)
     for offset in range(0, frame.row_bytes + _LINE, _LINE):
         prefetch(start + offset)
+
+
+@helper
+def read_vector(frame, slot):
+    """Has a vector brought from the disk to memory."""
+    will_need(_place(frame, slot), frame.row_bytes)

@@ -16,6 +16,7 @@ from vecstore.config import Settings
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Reach, reach_of_list, reach_of_slack
 from vecstore.index.codec import Codec
+from vecstore.index.watch import Watch
 from vecstore.kernels import dispatch, reference
 
 Numbers = NDArray[np.int64]
@@ -25,6 +26,8 @@ _NONE = np.zeros(0, dtype=np.int64)
 _NO_SKIP = np.full(1, -1, dtype=np.int64)
 # Fewer queries than this for a thread are not worth handing to one.
 _QUERIES_A_THREAD = 8
+# While what searches read comes from the disk, they look this often whether it still does.
+_BETWEEN_LOOKS = 32
 # A walk that found too few answers is done again with so many times the room, up to this: in a longer pool
 # a place costs more than comparing a vector.
 _WIDER, _MOST_ROOM = 8, 1 << 13
@@ -83,6 +86,7 @@ class Resident:
     norm_limit: float
     # What the codec lost of the vectors that it was trained for.
     distortion: float = 0.0
+    watch: Watch = field(default_factory=Watch, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -170,6 +174,7 @@ class Walker:
         for name, value in numbers.items():
             frame[name] = value
         self._frame = frame
+        self._cold = frame["cold"]
         self._codec = resident.codec.parameters
         self._counted: tuple[NDArray[np.uint8], int] | None = None
         self._reaches: dict[tuple[int, float | None, int | None], Reach] = {}
@@ -260,13 +265,22 @@ class Walker:
         return sum(efforts, Effort(0, 0, 0))
 
     def _run(self, job: _Job, near: int, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
-        counters = np.zeros(4, dtype=np.int64)
-        status = self._search(
-            self._frame, self._weights, self._codec, mask, *job[:2], near, reach.room, reach.slack, reach.reranked,
-            *job[2:], counters,
-        )
-        hops, scores, _, number = counters.tolist()
-        if status:
-            place = number if number >= 0 else -1 - number
-            raise DamageFound(graph=number >= 0, number=place, foreign=status == dispatch.cpu().beam.FOREIGN)
+        counters, watch = np.zeros(4, dtype=np.int64), self.resident.watch
+        done, count = 0, len(job.queries)
+        while done < count:
+            cold = watch.cold
+            few = slice(done, done + _BETWEEN_LOOKS if cold else count)
+            part = job if count == 1 else job.rows(few)
+            self._cold[0] = cold
+            status = self._search(
+                self._frame, self._weights, self._codec, mask, *part[:2], near, reach.room, reach.slack, reach.reranked,
+                *part[2:], counters,
+            )
+            watch.look()
+            if status:
+                number = int(counters[3])
+                place = number if number >= 0 else -1 - number
+                raise DamageFound(graph=number >= 0, number=place, foreign=status == dispatch.cpu().beam.FOREIGN)
+            done = few.stop
+        hops, scores, _, _ = counters.tolist()
         return Effort(hops, scores, len(job.queries) * reach.reranked)

@@ -33,7 +33,7 @@ class CpuTarget:
         return self.vector_floats * self.tile_vectors
 
 
-_CPU = ("beam", "checksum", "distance", "gram", "leaf", "merge", "order", "prune", "scan", "select", "tile")
+_CPU = ("beam", "checksum", "distance", "gram", "leaf", "merge", "order", "packing", "prune", "scan", "select", "tile")
 
 
 @functools.cache
@@ -91,6 +91,13 @@ def _import_fetch() -> ModuleType:
 def expect_many_checksums() -> None:
     """Import the compiled checksums now: a write that is large enough earns that back."""
     importlib.import_module(f"{__package__}.cpu.checksum")
+
+
+def packing_kernels(*, many: bool = False) -> ModuleType | None:
+    """Those for the records of bulk loads: imported for many, or where something else has paid for Numba already."""
+    if not many and f"{__package__}.cpu.compile" not in sys.modules:
+        return None
+    return importlib.import_module(f"{__package__}.cpu.packing")
 
 
 def block_checksum(block: NDArray[np.uint8]) -> int:

@@ -39,6 +39,7 @@ from vecstore.storage import replace, store
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File
 from vecstore.storage.ids import Ids, hash_ids
+from vecstore.storage.packed import Packed
 from vecstore.storage.session import Session
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
@@ -242,7 +243,7 @@ class Collection:
         finally:
             self._link_later -= 1
         if total:
-            with self._file.writing(self._timeout), contextlib.suppress(VecstoreError):
+            with self._file.writing(self._timeout), contextlib.suppress(VecstoreError, MemoryError):
                 self._link(config.EXTENDED_SHARE)
         return total
 
@@ -280,7 +281,7 @@ class Collection:
         rows = inputs.check_vectors(vectors, self._settings, single=single)
         if len(rows) != len(values):
             raise DimensionError(f"{len(values)} ids need as many vectors, and {len(rows)} came")
-        packed = inputs.pack_records(values, inputs.check_metadata(metadata, len(values), single=single))
+        packed = inputs.pack(values, metadata, single=single)
         if not values:
             self._check_writable()
             return 0
@@ -300,19 +301,19 @@ class Collection:
 
     @staticmethod
     def _write(
-        session: Session, batch: Ids, slots: Numbers, rows: NDArray[np.uint8], packed: list[bytes]
+        session: Session, batch: Ids, slots: Numbers, rows: NDArray[np.uint8], packed: Packed
     ) -> None:
         """Add what is new, move what has another vector, and give the rest its metadata in place."""
         present = np.flatnonzero(slots >= 0)
         if present.size:
             same = (read_rows(session, slots[present]) == rows[present]).all(axis=1)
             kept = present[same]
-            store.change_metadata(session, slots[kept], [packed[place] for place in kept.tolist()])
+            store.change_metadata(session, slots[kept], packed.take(kept))
             store.delete(session, slots[present[~same]])
             fresh = np.sort(np.concatenate((np.flatnonzero(slots < 0), present[~same])))
             if not fresh.size:
                 return
-            batch, rows, packed = batch.take(fresh), rows[fresh], [packed[place] for place in fresh.tolist()]
+            batch, rows, packed = batch.take(fresh), rows[fresh], packed.take(fresh)
         store.insert(session, batch, rows, packed)
 
     @contextlib.contextmanager
@@ -331,7 +332,7 @@ class Collection:
             finally:
                 session.close()
             # The call itself is done and durable, so what fails here is left to the next one.
-            with contextlib.suppress(VecstoreError):
+            with contextlib.suppress(VecstoreError, MemoryError):
                 if session.dropped:
                     self._purge()
                 if session.changed and not self._link_later:

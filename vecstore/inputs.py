@@ -22,6 +22,8 @@ from vecstore.errors import (
     InvalidMetadataError,
     InvalidVectorError,
 )
+from vecstore.kernels import dispatch
+from vecstore.storage.packed import Packed
 from vecstore.types import Id
 
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
@@ -287,6 +289,8 @@ def check_limits(
 
 _FLAT = {str, int, float, bool, type(None)}
 _pack = msgpack.Packer(use_bin_type=True).pack
+# From so many records on, kernels are worth importing for them; so many are handed to one at once.
+_MANY, _AT_ONCE = 20_000, 1 << 15
 
 
 def check_metadata(metadata: object, count: int, *, single: bool = False) -> list[dict[str, Any]]:
@@ -353,6 +357,51 @@ def _clean(value: object, depth: int) -> object:
     raise InvalidMetadataError(
         f"metadata takes None, bool, int, float, str, lists and dicts, not {type(value).__name__} ({_short(value)})"
     )
+
+
+def pack(ids: Sequence[Id], metadata: object, *, single: bool) -> Packed:
+    """Checked metadata with its ids, as the file keeps them.
+
+    >>> pack([1, 2], [{"a": 1}, None], single=False).records()
+    [b'\\x81\\xa1a\\x01', b'\\x80']
+    """
+    if len(ids) >= _MANY and type(metadata) is list and len(metadata) == len(ids):
+        packed = _packed_at_once(ids, metadata)
+        if packed is not None:
+            return packed
+    return Packed.of(pack_records(ids, check_metadata(metadata, len(ids), single=single)))
+
+
+def _packed_at_once(ids: Sequence[Id], metadata: list[Any]) -> Packed | None:
+    """The common case: metadata that needs no change. None where something is to be looked at one by one."""
+    kinds = set(map(type, ids))
+    if len(kinds) > 1:
+        return None
+    kernels = dispatch.packing_kernels(many=True)
+    assert kernels is not None
+    # Its types are exact, so that all which is packed is what would be read back, up to what the kernel looks at.
+    pack = msgpack.Packer(use_bin_type=True, strict_types=True).pack
+    parts, ends, total = [], [], 0
+    for start in range(0, len(ids), _AT_ONCE):
+        count = min(_AT_ONCE, len(ids) - start)
+        try:
+            texts = pack(ids[start : start + count]) if kinds == {str} else b""
+            maps = pack(metadata[start : start + count])
+        except (ValueError, TypeError, OverflowError):
+            return None
+        data = np.empty(len(texts) + len(maps) + count, dtype=np.uint8)
+        part = np.empty(count, dtype=np.int64)
+        head = 1 if count < 16 else 3 if count < 1 << 16 else 5
+        used = kernels.join_records()(
+            np.frombuffer(texts, np.uint8), head, np.frombuffer(maps, np.uint8), head, data, part
+        )
+        if used < 0:
+            return None
+        parts.append(data[:used])
+        ends.append(part + total)
+        total += used
+    packed = Packed(np.concatenate(parts), np.concatenate(ends))
+    return packed if int(packed.lengths.max()) <= MAX_METADATA_BYTES else None
 
 
 def pack_records(ids: Sequence[Id], metadata: Sequence[dict[str, Any]]) -> list[bytes]:

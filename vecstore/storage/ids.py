@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.errors import StorageError
+from vecstore.kernels import dispatch
 from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD_BYTES, count_of, damaged, extra_of, head_of, payload, set_count
 from vecstore.storage.session import Session
@@ -89,12 +90,24 @@ def _hash_texts(texts: list[str], hashes: Hashes, seed: int) -> None:
                 digest = hashlib.blake2b(chunk[place].encode(), digest_size=8, key=seed.to_bytes(8, "little"))
                 hashes[start + place] = int.from_bytes(digest.digest(), "little")
             chunk = [value if len(value) <= _SHORT else "" for value in chunk]
-        array = np.array(chunk, dtype=np.str_)
-        width = array.dtype.itemsize // 4
-        points = array.view(np.uint32).reshape(len(chunk), width).astype(np.uint64)
-        sums = points @ weights[:width] + lengths.astype(np.uint64) * weights[_SHORT]
+            lengths[~short] = 0
+        sums = _weighed(chunk, lengths, weights) + lengths.astype(np.uint64) * weights[_SHORT]
         found = _mix(sums ^ weights[_SHORT + 1])
         hashes[start : start + len(chunk)][short] = found[short]
+
+
+def _weighed(texts: list[str], lengths: Numbers, weights: Hashes) -> Hashes:
+    kernels = dispatch.packing_kernels() if len(texts) > 100 else None
+    whole = "".join(texts) if kernels is not None else ""
+    if kernels is not None and whole.isascii():
+        sums = np.empty(len(texts), dtype=np.uint64)
+        points = np.frombuffer(whole.encode(), dtype=np.uint8)
+        kernels.weigh_texts()(points, np.cumsum(lengths), weights, sums)
+        return sums
+    array = np.array(texts, dtype=np.str_)
+    width = array.dtype.itemsize // 4
+    weighed: Hashes = array.view(np.uint32).reshape(len(texts), width).astype(np.uint64) @ weights[:width]
+    return weighed
 
 
 def _key(seed: int, length: int) -> Hashes:

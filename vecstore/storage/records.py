@@ -24,6 +24,7 @@ from vecstore.storage.blocks import (
     payload,
     set_count,
 )
+from vecstore.storage.packed import Packed
 from vecstore.storage.session import Session
 from vecstore.storage.state import Blocks, Numbers
 
@@ -128,24 +129,24 @@ def _read_long(blocks: Blocks, stub: bytes) -> bytes:
 # -- writing
 
 
-def append_records(session: Session, slots: Numbers, packed: list[bytes]) -> Places:
+def append_records(session: Session, slots: Numbers, packed: Packed) -> Places:
     """Write records to the tail; gives each one's block and index."""
-    lengths = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)) + ENTRY_BYTES
-    sums = np.concatenate(([0], np.cumsum(lengths)))
-    numbers = np.empty(len(packed), dtype=np.int64)
-    indexes = np.empty(len(packed), dtype=np.int64)
+    count = len(packed)
+    sums = np.concatenate(([0], packed.ends)) + ENTRY_BYTES * np.arange(count + 1)
+    numbers = np.empty(count, dtype=np.int64)
+    indexes = np.empty(count, dtype=np.int64)
     capacity = session.layout.record_payload
     done = 0
-    while done < len(packed):
+    while done < count:
         number, block, used = _tail(session)
         fits = int(np.searchsorted(sums, sums[done] + capacity - used, side="right")) - 1
         if fits <= done:
             session.header.tail = None
             continue
-        count = count_of(block)
-        _extend(block, number, slots[done:fits], packed[done:fits])
+        before = count_of(block)
+        _extend(block, number, slots[done:fits], packed, done, fits)
         numbers[done:fits] = number
-        indexes[done:fits] = np.arange(count, count + fits - done)
+        indexes[done:fits] = np.arange(before, before + fits - done)
         done = fits
         session.stage()
     return numbers, indexes
@@ -178,13 +179,18 @@ def _tail(session: Session) -> tuple[int, Bytes, int]:
     return number, block, used
 
 
-def _extend(block: Bytes, number: int, slots: Numbers, packed: list[bytes]) -> None:
+def _extend(block: Bytes, number: int, slots: Numbers, packed: Packed, first: int, last: int) -> None:
     old_slots, old_ends, old_data = parts(block, number)
-    data = np.frombuffer(b"".join([old_data.tobytes(), *packed]), dtype=np.uint8)
-    ends = np.cumsum(np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)))
-    start = int(old_ends[-1]) if old_ends.size else 0
-    all_slots = np.concatenate((old_slots, slots.astype(np.uint32)))
-    all_ends = np.concatenate((old_ends, (ends + start).astype(np.uint16)))
-    whole = np.concatenate((all_slots.view(np.uint8), all_ends.view(np.uint8), data))
+    begin = int(packed.ends[first - 1]) if first else 0
+    ends = packed.ends[first:last] + ((int(old_ends[-1]) if old_ends.size else 0) - begin)
+    pieces = (
+        old_slots.view(np.uint8),
+        slots.astype(np.uint32).view(np.uint8),
+        old_ends.view(np.uint8),
+        ends.astype(np.uint16).view(np.uint8),
+        old_data,
+        packed.data[begin : int(packed.ends[last - 1])],
+    )
+    whole = np.concatenate(pieces)
     payload(block)[: whole.size] = whole
-    set_count(block, all_slots.size, data.size)
+    set_count(block, old_slots.size + slots.size, old_data.size + pieces[-1].size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, count_of, damaged, extra_of
 from vecstore.storage.graph import clear_linked
 from vecstore.storage.ids import Ids, hash_ids
+from vecstore.storage.packed import Packed
 from vecstore.storage.records import (
     ENTRY_BYTES,
     append_records,
@@ -98,14 +99,14 @@ def live_slots(blocks: Blocks) -> Numbers:
 # -- writing
 
 
-def insert(session: Session, ids: Ids, rows: Bytes, packed: list[bytes]) -> None:
+def insert(session: Session, ids: Ids, rows: Bytes, packed: Packed | Sequence[bytes]) -> None:
     """Add records whose ids are known to be absent."""
     if not len(ids):
         return
     header = session.header
     slots = _allocate(session, len(ids))
     write_rows(session, slots, rows)
-    entries = _append(session, ids.marks, ids.text, slots, packed)
+    entries = _append(session, ids.marks, ids.text, slots, Packed.of(packed))
     write_slots(session, slots, entries)
     id_table.insert(session, ids.hashes, slots)
     set_live(session, slots, True)
@@ -113,14 +114,14 @@ def insert(session: Session, ids: Ids, rows: Bytes, packed: list[bytes]) -> None
     header.text_ids += int(ids.text.sum())
 
 
-def change_metadata(session: Session, slots: Numbers, packed: list[bytes]) -> None:
+def change_metadata(session: Session, slots: Numbers, packed: Packed | Sequence[bytes]) -> None:
     """Give records another packed form; rows and ids stay."""
     if not slots.size:
         return
     entries = read_slots(session, slots)
     _drop_records(session, entries)
     text = (entries["flags"] & TEXT) > 0
-    write_slots(session, slots, _append(session, entries["mark"], text, slots, packed))
+    write_slots(session, slots, _append(session, entries["mark"], text, slots, Packed.of(packed)))
     _free_dead_records(session)
 
 
@@ -149,17 +150,18 @@ def hashes_of(blocks: Blocks, entries: NDArray[np.void]) -> NDArray[np.uint64]:
 
 
 def _append(
-    session: Session, marks: NDArray[np.int64], text: NDArray[np.bool_], slots: Numbers, packed: list[bytes]
+    session: Session, marks: NDArray[np.int64], text: NDArray[np.bool_], slots: Numbers, packed: Packed
 ) -> NDArray[np.void]:
     """Write records' bytes; gives their entries for the slot table."""
     limit = longest(session.layout)
     flags = np.where(text, TEXT, 0).astype(np.uint16)
-    if max(map(len, packed)) > limit:
-        packed = list(packed)
-        for place, record in enumerate(packed):
-            if len(record) > limit:
-                packed[place] = write_long(session, record)
-                flags[place] |= LONG
+    long = np.flatnonzero(packed.lengths > limit).tolist()
+    if long:
+        records = packed.records()
+        for place in long:
+            records[place] = write_long(session, records[place])
+            flags[place] |= LONG
+        packed = Packed.of(records)
     entries = np.zeros(len(packed), dtype=ENTRY)
     entries["block"], entries["index"] = append_records(session, slots, packed)
     entries["mark"], entries["flags"] = marks, flags
@@ -343,7 +345,7 @@ def _rewrite(session: Session, slots: Numbers, entries: NDArray[np.void]) -> Non
     numbers, indexes = entries["block"].astype(np.int64), entries["index"].astype(np.int64)
     packed = read_records(session, numbers, indexes, [False] * slots.size)
     fresh = entries.copy()
-    fresh["block"], fresh["index"] = append_records(session, slots, packed)
+    fresh["block"], fresh["index"] = append_records(session, slots, Packed.of(packed))
     write_slots(session, slots, fresh)
 
 

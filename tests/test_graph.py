@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 def clustered(count: int, dim: int = 24, seed: int = 0) -> NDArray[np.float32]:
     random = np.random.default_rng(seed)
     centres = np.resize(CLUSTERS, (12, dim))
-    found: NDArray[np.float32] = centres[random.integers(0, 12, count)] + 0.4 * random.normal(size=(count, dim))
+    found: NDArray[np.float32] = centres[random.integers(0, 12, count)] + 0.4 * random.normal(
+        size=(count, dim)
+    )
     return found.astype(np.float32)
 
 
@@ -47,7 +50,9 @@ def share(collection: vecstore.Collection, queries: NDArray[Any], **asked: Any) 
 
 
 DENSE = [
-    (metric, dtype) for dtype in ("float32", "float16", "uint8", "int8") for metric in config.METRICS_BY_DTYPE[dtype]
+    (metric, dtype)
+    for dtype in ("float32", "float16", "uint8", "int8")
+    for metric in config.METRICS_BY_DTYPE[dtype]
 ]
 
 
@@ -70,6 +75,26 @@ def test_each_metric_and_dtype_finds_what_a_scan_finds(tmp_path: Path, metric: s
             walked.distances[same], exact.distances[np.isin(exact.ids, walked.ids)], rtol=1e-9, atol=1e-12
         )
         assert c.verify().ok
+
+
+@pytest.mark.parametrize("recall", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("k", [1, 3, 30, 100, 150])
+def test_a_target_is_kept_whatever_k(many: vecstore.Collection, k: int, recall: float) -> None:
+    queries = clustered(300, seed=1)
+    farthest = many.search(queries, k=k, exact=True).distances[:, -1:]
+    found = many.search(queries, k=k, recall=recall)
+    assert many.explain(queries[0], k=k)["plan"] == "graph"
+    assert np.mean(found.distances <= farthest + 1e-9) >= recall - 0.03
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vecstore.Collection]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "GRAPH_FROM", 400)
+        patch.setattr(config, "GRAPH_FROM_BYTES", 0)
+        with vecstore.open(tmp_path_factory.mktemp("many") / "c.vec", dim=24, metric="l2") as c:
+            c.add(np.arange(8000), clustered(8000))
+            yield c
 
 
 @pytest.mark.parametrize("metric", ["hamming", "jaccard"])
@@ -256,6 +281,28 @@ def test_a_reader_follows_from_graph_to_graph(tmp_path: Path) -> None:
 # -- data that is hard to tell apart
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-14, 1e19, 1e30, 1e37])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_a_target_is_kept_whatever_the_scale(tmp_path: Path, metric: str, scale: float) -> None:
+    data, queries = ((clustered(count, seed=count) * scale).astype(np.float32) for count in (1500, 60))
+    with vecstore.open(tmp_path / "c.vec", dim=24, metric=metric) as c:
+        c.add(np.arange(len(data)), data)
+        assert c.stats()["nodes"] == len(data)
+        farthest = c.search(queries, k=10, exact=True).distances[:, -1:]
+        found = c.search(queries, k=10).distances
+        assert np.mean(found <= farthest + 1e-9 * np.abs(farthest)) >= 0.9
+
+
+def test_one_huge_vector_among_small_ones(tmp_path: Path) -> None:
+    data = clustered(1500)
+    data[7] = 1e38
+    with vecstore.open(tmp_path / "c.vec", dim=24, metric="ip") as c:
+        c.add(np.arange(len(data)), data)
+        assert c.stats()["nodes"] == len(data)
+        assert c.search(np.ones(24), k=1).ids == [7]
+        assert share(c, clustered(60, seed=1)) >= 0.9
+
+
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize(
     "name", ["equal", "duplicates", "two clusters", "one dimension", "many dimensions", "zeros", "few values"]
@@ -297,6 +344,32 @@ def walk_all(path: Path) -> None:
     with vecstore.open(path, mode="r") as c:
         for query in clustered(50, seed=3):
             c.search(query, k=10, search_list=300)
+
+
+def test_where_all_that_is_near_is_gone_what_lies_beyond_is_found(tmp_path: Path) -> None:
+    """Too few went for a rebuild, and all from one place."""
+    gone = 2000
+    data = np.random.default_rng(0).normal(size=(gone * 4, 8)).astype(np.float32)
+    data[gone:] += 30
+    with vecstore.open(tmp_path / "c.vec", dim=8, metric="l2") as c:
+        c.add(np.arange(len(data)), data)
+        c.delete(np.arange(gone))
+        assert c.stats()["nodes"] == len(data)
+        assert is_walked(c, data[0])
+        found, truth = c.search(data[:20], k=10), c.search(data[:20], k=10, exact=True)
+        assert all(len(hits) == 10 for hits in found)
+        assert (found.distances <= truth.distances[:, -1:] + 1e-6).mean() >= 0.9
+
+
+def test_a_graph_that_is_mostly_gone_is_not_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = clustered(2000)
+    with vecstore.open(tmp_path / "c.vec", dim=24, metric="l2") as c:
+        c.add(np.arange(2000), data)
+        monkeypatch.setattr(config, "WORN_SHARE", 1e9)
+        c.delete(np.arange(1600))
+        assert c.stats()["nodes"] == 2000
+        assert not is_walked(c, data[0])
+        assert share(c, data[:20]) == 1.0
 
 
 @pytest.mark.parametrize("kind", ["graph", "codes", "index", "vectors", "linked"])
@@ -356,7 +429,9 @@ def test_graphs_that_lie_are_refused_or_walked_safely(tmp_path: Path, lie: str) 
                 codec=graph.codec,
                 entries=graph.entries,
                 seed=graph.seed,
-                linked=np.arange(graph.nodes) % 2 == 0 if lie != "far slot" else np.zeros(graph.nodes, dtype=bool),
+                linked=np.arange(graph.nodes) % 2 == 0
+                if lie != "far slot"
+                else np.zeros(graph.nodes, dtype=bool),
             )
             session.commit()
             session.close()

@@ -114,7 +114,7 @@ class World:
 
     def one(self, query: Any, k: int, room: int, slack: float = 0.0, reranked: int | None = None, **options: Any) -> Any:
         """(slots, hops, scores) of one query."""
-        reach = Reach(room, slack, room if reranked is None else reranked)
+        reach = Reach(room, k, slack, room if reranked is None else reranked)
         [(slots, _)], effort = self.search([query], k, reach, **options)
         return slots, effort.hops, effort.scores
 
@@ -213,11 +213,11 @@ def test_a_query_from_among_nodes_that_are_gone_goes_on_beyond_them() -> None:
     slots, hops, _ = world.one([32], 3, 3, mask=mask)
     assert slots == [11, 53, 10]
     assert hops > 42
-    [(all_slots, _)], effort = world.search([[32]], 64, Reach(64, 0.0, 64), mask=mask)
+    [(all_slots, _)], effort = world.search([[32]], 64, Reach(64, 64, 0.0, 64), mask=mask)
     assert sorted(all_slots) == np.flatnonzero(mask).tolist()
     assert effort.hops == 64
     # Each query by itself: one that finds enough at once is not walked for again.
-    (far, _), (near, _) = world.search([[0], [32]], 3, Reach(9, 0.0, 9), mask=mask)[0]
+    (far, _), (near, _) = world.search([[0], [32]], 3, Reach(9, 3, 0.0, 9), mask=mask)[0]
     assert (far, near) == ([0, 1, 2], [11, 53, 10])
 
 
@@ -232,10 +232,10 @@ def test_what_a_walk_met_by_chance_is_no_answer() -> None:
 def test_a_walk_that_is_lost_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "_MOST_ROOM", 16)
     mask = (abs(np.arange(64) - 32) > 20).astype(np.uint8)
-    found, effort = line(entries=(32, 0)).search([[0], [32], [63]], 3, Reach(4, 1.0, 4), mask=mask)
+    found, effort = line(entries=(32, 0)).search([[0], [32], [63]], 3, Reach(4, 3, 1.0, 4), mask=mask)
     assert effort.lost.tolist() == [1]
     assert [slots for slots, _ in found[::2]] == [[0, 1, 2], [63, 62, 61]]
-    _, effort = line().search([[32]], 3, Reach(4, 1.0, 4))
+    _, effort = line().search([[32]], 3, Reach(4, 3, 1.0, 4))
     assert not effort.lost.size
 
 
@@ -243,7 +243,7 @@ def test_slack_counts_from_the_best_that_may_be_answers() -> None:
     """Half the nodes are gone, so twice as many are within reach as there are answers."""
     world = line(entries=(0,))
     every, half = np.ones(64, dtype=np.uint8), (np.arange(64) % 2).astype(np.uint8)
-    reach = Reach(20, 1.0, 20)
+    reach = Reach(20, 5, 1.0, 20)
     [(slots, _)], effort = world.search([[31]], 5, reach, mask=every)
     assert (slots, effort.hops) == ([31, 30, 32, 29, 33], 34)
     [(slots, _)], effort = world.search([[31]], 5, reach, mask=half)
@@ -268,13 +268,13 @@ def test_exact_distances_decide_among_the_best_codes() -> None:
     codes = Points(1).encode(np.arange(8)[:, None])
     vectors = np.array([[50], [3], [9], [1], [3], [7], [0], [-4]], dtype=np.float32)
     world = World(vectors, [[(n + 1) % 8] for n in range(8)], [0], codes=codes)
-    [(slots, distances)], _ = world.search([[4]], 8, Reach(8, 0.0, 8))
+    [(slots, distances)], _ = world.search([[4]], 8, Reach(8, 8, 0.0, 8))
     assert slots == [1, 4, 3, 5, 6, 2, 7, 0]
     assert distances == [1, 1, 3, 3, 4, 5, 8, 46]
     # The three best codes are those of 4, 3 and 5: only their vectors are compared.
-    [(slots, distances)], effort = world.search([[4]], 8, Reach(8, 0.0, 3))
+    [(slots, distances)], effort = world.search([[4]], 8, Reach(8, 8, 0.0, 3))
     assert (slots, distances, effort.reranked) == ([4, 3, 5], [1, 3, 3], 3)
-    [(slots, _)], _ = world.search([[4]], 2, Reach(8, 0.0, 3))
+    [(slots, _)], _ = world.search([[4]], 2, Reach(8, 2, 0.0, 3))
     assert slots == [4, 3]
 
 
@@ -344,7 +344,7 @@ def test_a_walk_does_what_its_model_does(seed: int) -> None:
         if len(nodes) < k:  # it is done again
             continue
         compared += 1
-        [(found, apart)], effort = world.search([query], k, Reach(room, slack, room), skips=[skip])
+        [(found, apart)], effort = world.search([query], k, Reach(room, k, slack, room), skips=[skip])
         assert (effort.hops, effort.scores) == (hops, scores)
         distances = np.sqrt(np.square(points[nodes] - query).sum(axis=1))
         order = np.lexsort((nodes, distances))[:k]
@@ -367,7 +367,7 @@ def test_queries_of_a_batch_do_not_see_each_other() -> None:
     points = random.integers(0, 99, (200, 5)).astype(np.float32)
     neighbors = [random.integers(0, 200, 6).tolist() for _ in range(200)]
     world = World(points, neighbors, [3, 7])
-    queries, skips, reach = random.integers(0, 99, (50, 5)), random.integers(-1, 200, 50), Reach(12, 1.3, 9)
+    queries, skips, reach = random.integers(0, 99, (50, 5)), random.integers(-1, 200, 50), Reach(12, 4, 1.3, 9)
     alone = [world.search(queries[i : i + 1], 5, reach, skips=skips[i : i + 1]) for i in range(50)]
     for threads in (1, 2, 3):
         found, effort = world.search(queries, 5, reach, threads=threads, skips=skips)
@@ -393,13 +393,13 @@ def test_codes_of_every_kind_are_scored_as_their_codec_does(kind: str) -> None:
     scores = codec.scores(codec.prepare(queries)[0], world.codes)
     for query, mine in zip(queries, scores, strict=True):
         apart = np.sqrt(np.square(vectors.astype(np.float64) - query).sum(axis=1))
-        [(slots, distances)], effort = world.search([query], 90, Reach(90, 0.0, 90))
+        [(slots, distances)], effort = world.search([query], 90, Reach(90, 90, 0.0, 90))
         assert (effort.hops, effort.scores) == (90, 90)
         assert slots == np.argsort(apart).tolist()
         np.testing.assert_allclose(distances, np.sort(apart), rtol=1e-12)
         # Of the best seven by code only.
         best = np.lexsort((np.arange(90), mine))[:7]
-        [(slots, _)], _ = world.search([query], 90, Reach(90, 0.0, 7))
+        [(slots, _)], _ = world.search([query], 90, Reach(90, 90, 0.0, 7))
         assert slots == best[np.argsort(apart[best])].tolist()
 
 
@@ -420,7 +420,7 @@ def test_distances_are_those_of_the_metric(brute: Any, metric: str, dtype: str) 
         codec = Codec.train(wide, "scalar4", 0)
         codes, asked = codec.encode(wide), queries
     world = World(stored, ring(60), [0], codec=codec, codes=codes, settings=settings)
-    found, effort = world.search(asked, 60, Reach(60, 0.0, 60))
+    found, effort = world.search(asked, 60, Reach(60, 60, 0.0, 60))
     assert (effort.hops, effort.scores) == (300, 300)
     for (slots, distances), query in zip(found, queries, strict=True):
         truth = brute.distances(metric, rows, query)

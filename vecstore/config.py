@@ -52,9 +52,13 @@ WORN_SHARE = 0.3
 EXTENDED_SHARE = 0.05
 # More answers than this are scanned for: a pool so long is no quicker.
 MOST_WALKED = 2_000
+# Where fewer of a graph's nodes than this share are live, a walk meets little but what is gone.
+LEAST_LIVE = 0.25
 # Vectors that a codec is trained on, and those that are searched for to calibrate.
 SAMPLE = 50_000
 HELD_OUT = 400
+# They are searched for with so many answers as well as with a few: what it takes lies between.
+MANY = 100
 DRIFT_SAMPLE = 2_000
 # Of these a few are searched for among the others, to see which codes are enough.
 CHOICE_SAMPLE, CHOICE_QUERIES = 10_000, 100

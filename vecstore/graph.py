@@ -18,7 +18,7 @@ from vecstore import config, linking
 from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
 from vecstore.index.bits import Bits
-from vecstore.index.calibrate import Calibration, Reach
+from vecstore.index.calibrate import Calibration, Curve, Reach
 from vecstore.index.codec import KINDS, Codec
 from vecstore.index.walk import DamageFound, Effort, Resident, Walker
 from vecstore.query import exact
@@ -36,7 +36,7 @@ Found = exact.Found
 _CODECS = {*KINDS, *bits.KINDS}
 # How many rows of a graph that is no blocks yet are taken for one.
 _ROWS_A_BLOCK = 32
-_SEARCHED_AT_ONCE = 25
+_SEARCHED_AT_ONCE, _DRAWN, _FEWER_OF_MANY = 25, 4, 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Ready:
     mask: NDArray[np.uint8]
     # 1 for each slot whose record is pending; None where none is.
     waiting: NDArray[np.uint8] | None
+    # The share of nodes whose records are live.
+    live: float
     # Which checks its tables note what they found in: a whole verification begins anew.
     checked: object
 
@@ -86,12 +88,18 @@ class Graph:
         graph = blocks.lazy(keys.GRAPH, first, count)
         vectors = blocks.lazy(keys.VECTORS, 0, header.counts[keys.VECTORS], gaps=True)
         walker = Walker(
-            header.settings, self._resident_of(blocks), graph, header.graph.degree, vectors, blocks.layout.rows
+            header.settings,
+            self._resident_of(blocks),
+            graph,
+            header.graph.degree,
+            vectors,
+            blocks.layout.rows,
         )
         mask = live_mask(blocks) & stored.linked_mask(blocks)
         pending = live_mask(blocks) > mask
         waiting = pending.astype(np.uint8) if pending.any() else None
-        blocks.cache["graph"] = found = Ready(walker, mask, waiting, blocks.checked)
+        live = float(np.count_nonzero(mask) / header.graph.nodes)
+        blocks.cache["graph"] = found = Ready(walker, mask, waiting, live, blocks.checked)
         return found
 
     @staticmethod
@@ -114,6 +122,9 @@ class Graph:
             (row[:size], values[:size])
             for row, values, size in zip(slots, distances, sizes.tolist(), strict=True)
         ]
+        # Where nearly all records near a query are gone, a walk says that it is lost, and a scan answers.
+        for place in effort.lost.tolist():
+            [answers[place]] = exact.nearest(blocks, queries[place : place + 1], k, ready.mask, threads)
         if ready.waiting is not None:
             others = exact.nearest(blocks, queries, k, ready.waiting, threads)
             answers = [_merged(mine, other, k) for mine, other in zip(answers, others, strict=True)]
@@ -133,7 +144,7 @@ class Graph:
             return 1.0
         reach = ready.walker.reach
         measured = _Sample.of(blocks, ready.walker, ready.mask, sample, k, self._threads)
-        return measured.recall(reach(k, None, None), reach(k + 1, None, None))
+        return measured.recall(k, reach(k, None, None), reach(k + 1, None, None))
 
     def drift(self, blocks: Blocks) -> float | None:
         """How much more the codec loses of pending vectors than of those that it was trained for; 1.0 is no more.
@@ -204,26 +215,25 @@ class Graph:
 
     def _calibrate(self, session: Session, linked: linking.Linked) -> Calibration:
         """Search the new graph for a sample of its own vectors, with more and more slack."""
-        resident, table, base = linked.resident, linked.table, session.base
-        count = resident.slots.size
-        if linked.in_files:
-            resident = replace(resident, codes=np.array(resident.codes))
-        k = min(config.DEFAULT_K, count - 2)
-        if k < 1:
+        base, count = session.base, linked.resident.slots.size
+        few = min(config.DEFAULT_K, count - 2)
+        if few < 1:
             return calibrate.UNKNOWN
+        most = config.MANY if count > 10 * config.MANY else few
         vectors = base.lazy(keys.VECTORS, 0, base.header.counts[keys.VECTORS], gaps=True)
-        walker = Walker(
-            base.header.settings, resident, _InMemory.of(table), table.shape[1] - 1, vectors, base.layout.rows
-        )
-        sample = _Sample.of(base, walker, live_mask(base), config.HELD_OUT, k, self._threads)
+        rows = _InMemory.of(linked.table)
+
+        def walker(resident: Resident) -> Walker:
+            return Walker(base.header.settings, resident, rows, linked.plan.degree, vectors, base.layout.rows)
+
+        mask = live_mask(base)
+        sample = _Sample.of(base, walker(linked.resident), mask, config.HELD_OUT, most, self._threads)
         if not linked.in_files:
-            return sample.calibrate()
+            return sample.calibrate(few)
+        in_memory = replace(linked.resident, codes=np.array(linked.resident.codes))
+        sample = replace(sample, walker=walker(in_memory))
         # So few at a time that what they touch is still in memory when they are searched for with more slack.
-        parts = sample.parts(_SEARCHED_AT_ONCE)
-        found = [part.calibrate().recalls for part in parts]
-        steps = range(max(map(len, found)))
-        means = [np.mean([recalls[min(step, len(recalls) - 1)] for recalls in found]) for step in steps]
-        return Calibration(calibrate.SLACKS[: len(means)], tuple(map(float, means)), k)
+        return Calibration.mean([part.calibrate(few) for part in sample.parts(_SEARCHED_AT_ONCE)])
 
 
 @dataclass(frozen=True)
@@ -236,55 +246,78 @@ class _Sample:
     nodes: Numbers
     slots: Numbers
     queries: NDArray[Any]
-    # The distance of the k-th neighbour of each, itself not counted.
-    bounds: NDArray[np.float64]
-    k: int
+    # The distances of its nearest neighbours, itself not counted.
+    truth: NDArray[np.float64]
+    # Distances under cosine are rounded near one, whatever is left of them.
+    rounding: float
 
     @classmethod
     def of(
         cls, blocks: Blocks, walker: Walker, mask: NDArray[np.uint8], size: int, k: int, threads: int
     ) -> _Sample:
-        nodes = np.random.default_rng(1).permutation(walker.resident.slots.size)
-        slots = walker.resident.slots[nodes].astype(np.int64)
-        counting = np.flatnonzero(mask[slots])[:size]
+        count, settings = walker.resident.slots.size, blocks.header.settings
+        # A few more than asked for: some may not count. So few of many are drawn without a list of all.
+        for drawn in (min(_DRAWN * size, count), count):
+            nodes = np.random.default_rng(1).choice(count, drawn, replace=False)
+            slots = walker.resident.slots[nodes].astype(np.int64)
+            counting = np.flatnonzero(mask[slots])[:size]
+            if counting.size == size:
+                break
         nodes, slots = nodes[counting], slots[counting]
-        queries = space.as_queries(blocks.header.settings, read_rows(blocks, slots))
+        queries = space.as_queries(settings, read_rows(blocks, slots))
+        truth = np.full((slots.size, k), np.inf)
         found = exact.nearest(blocks, queries, k + 1, mask, threads)
-        truth = [distances[own != slot][:k] for (own, distances), slot in zip(found, slots.tolist(), strict=True)]
-        bounds = np.array([values[-1] if values.size else np.inf for values in truth])
-        return cls(walker, mask, threads, nodes, slots, queries, bounds + 1e-9 * np.abs(bounds) + 1e-12, k)
+        for row, (own, distances), slot in zip(truth, found, slots.tolist(), strict=True):
+            others = distances[own != slot][:k]
+            row[: others.size] = others
+        rounding = 1e-12 if settings.metric == "cosine" else 0.0
+        return cls(walker, mask, threads, nodes, slots, queries, truth, rounding)
 
     def parts(self, size: int) -> list[_Sample]:
         """So many at a time; all parts are of one size, so a few may be left out."""
         starts = range(0, self.nodes.size - size + 1, size)
-        cuts = [slice(start, start + size) for start in starts] or [slice(None)]
-        return [
-            replace(
-                self, nodes=self.nodes[cut], slots=self.slots[cut], queries=self.queries[cut], bounds=self.bounds[cut]
-            )
-            for cut in cuts
-        ]
+        return [self._part(slice(start, start + size)) for start in starts] or [self]
 
-    def calibrate(self) -> Calibration:
+    def _part(self, cut: slice) -> _Sample:
+        return replace(
+            self,
+            nodes=self.nodes[cut],
+            slots=self.slots[cut],
+            queries=self.queries[cut],
+            truth=self.truth[cut],
+        )
+
+    def calibrate(self, few: int) -> Calibration:
+        """Measure walks for few answers; and for as many as the truth is known of, where these are more.
+
+        The more answers, the more a query tells about the mean, and the longer it takes.
+        """
+        curves = [self._curve(few)]
+        if self.truth.shape[1] > few:
+            part = self._part(slice(max(1, self.nodes.size // _FEWER_OF_MANY)))
+            curves.append(part._curve(self.truth.shape[1]))
+        return Calibration(tuple(curves))
+
+    def _curve(self, k: int) -> Curve:
         reach = calibrate.reach_of_slack
-        return calibrate.calibrate(lambda slack: self.recall(reach(self.k, slack), reach(self.k + 1, slack)), self.k)
+        return calibrate.measured(lambda slack: self.recall(k, reach(k, slack), reach(k + 1, slack)), k)
 
-    def recall(self, alone: Reach, with_own: Reach) -> float:
-        """What a query from outside would find of its neighbours.
+    def recall(self, k: int, alone: Reach, with_own: Reach) -> float:
+        """What a query from outside would find of its k neighbours.
 
         A walk that finds the vector itself has its best edges from there, and finds too much; one that must
         leave it out lacks the node that its neighbours are linked by, and finds too little. Real queries lie
         midway, within a point, on every set that was tried.
         """
-        search = self.walker.search
+        search, threads = self.walker.search, self.threads
+        bounds = self.truth[:, k - 1]
+        bounds = bounds + 1e-9 * np.abs(bounds) + self.rounding
         slots, distances, sizes, _ = search(
-            self.queries, self.k, alone, self.mask, self.threads, exact.executor, self.nodes
+            self.queries, k, alone, self.mask, threads, exact.executor, self.nodes
         )
-        low = _share(slots, distances, sizes, self.slots, self.bounds, self.k)
-        slots, distances, sizes, _ = search(
-            self.queries, self.k + 1, with_own, self.mask, self.threads, exact.executor
-        )
-        return (low + _share(slots, distances, sizes, self.slots, self.bounds, self.k)) / 2
+        low = _share(slots, distances, sizes, self.slots, bounds, k)
+        slots, distances, sizes, _ = search(self.queries, k + 1, with_own, self.mask, threads, exact.executor)
+        return (low + _share(slots, distances, sizes, self.slots, bounds, k)) / 2
 
 
 def _share(
@@ -320,7 +353,9 @@ class _InMemory:
         block_bytes = _ROWS_A_BLOCK * 4 * rows.shape[1]
         places = np.arange(-(-len(rows) // _ROWS_A_BLOCK), dtype=np.uint64) * np.uint64(block_bytes)
         ones = np.ones(places.size, dtype=np.uint64)
-        return cls(rows, HEAD_BYTES + block_bytes, places + np.uint64(rows.ctypes.data - HEAD_BYTES), ones, ones)
+        return cls(
+            rows, HEAD_BYTES + block_bytes, places + np.uint64(rows.ctypes.data - HEAD_BYTES), ones, ones
+        )
 
 
 def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:

@@ -31,11 +31,15 @@ from vecstore.storage.session import Session
 from vecstore.storage.store import live_slots
 from vecstore.storage.vectors import read_rows
 
+# Codes where those that would be chosen don't fit.
+_SHORTER = "scalar4"
+
 Words = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
 
-# What building at once takes besides: distances within leaves, and rows in portions.
-_BESIDES = 64 << 20
+# What building at once takes besides, distances within leaves and rows in portions; or the share of a small memory
+# that may be left to them.
+_BESIDES, _BESIDES_SHARE = 64 << 20, 4
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def link(
     ``codec`` is a kind of code; None for the one that a sample shows to be enough.
     """
     work = _Work(session, threads, codec, progress)
-    if memory is None or work.bytes_at_once <= memory:
+    if memory is None or work.bytes_at_once <= memory - min(_BESIDES, memory // _BESIDES_SHARE):
         yield work.at_once()
         return
     limits = division.Limits.of(memory, work.count, work.width, work.plan, threads)
@@ -123,7 +127,7 @@ class _Work:
 
     @property
     def bytes_at_once(self) -> int:
-        return self.count * build.memory_a_vector(self.plan, self.width) + _BESIDES
+        return self.count * build.memory_a_vector(self.plan, self.width)
 
     def at_once(self) -> Linked:
         vectors = np.empty((self.count, self.width), dtype=np.float32)
@@ -143,6 +147,7 @@ class _Work:
         return Linked(self.plan, resident, table, False, table[:, 1:], codes)
 
     def in_shards(self, limits: division.Limits, memory: int, files: contextlib.ExitStack) -> Linked | None:
+        """The slots are in the order of the nodes after this."""
         wanted = min(config.SAMPLE, division.Limits.sample(memory, self.width))
         picked = np.sort(np.random.default_rng(self.plan.seed).permutation(self.count)[:wanted])
         sample = np.empty((picked.size, self.width), dtype=np.float32)
@@ -150,17 +155,21 @@ class _Work:
             rows = read_rows(self.session, self.slots[picked[low:high]].astype(np.int64))
             sample[low:high] = self._prepare(rows)
         codec, lost = self._codec(sample)
+        if resident_bytes(self.count, codec.code_bytes) > memory and self.kind is None:
+            self.kind = _SHORTER
+            codec, lost = self._codec(sample)
         if resident_bytes(self.count, codec.code_bytes) > memory:
             return None
         pool = exact.executor(limits.threads)
         leaders = division.choose_leaders(sample, self.count, limits, pool)
         del sample
-        source = division.Source(self.slots, self.width, self.settings.row_bytes, self._rows, self._prepare)
         path = self.session.path
         folder = os.path.dirname(os.path.abspath(path))
         with translated(path, "building the graph"):
-            made = shards.link(source, leaders, limits, pool, folder, self.progress)
-            graph = files.enter_context(made)
+            source = division.Source(self.slots, self.width, self.settings.row_bytes, self._rows, self._prepare)
+            graph = files.enter_context(shards.link(source, leaders, limits, pool, folder, self.progress))
+            self.slots = graph.labels()
+            del source
             codes = files.enter_context(scratch.Rows(folder, codec.code_bytes))
             done = 0
             for vectors in graph.vectors():
@@ -168,7 +177,7 @@ class _Work:
                 codes.write(done, part)
                 done += len(part)
             mapped = codes.mapped(done, at_random=False)
-            resident = self._resident(codec, mapped, graph.labels(), graph.entries, lost)
+            resident = self._resident(codec, mapped, self.slots, graph.entries, lost)
         # What shards were built in is free, and codes that are read after this need not come on top of it.
         give_back_memory()
         return Linked(self.plan, resident, graph.table(), True, graph.edges(), codes.windows(done))

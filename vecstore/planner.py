@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.config import MOST_WALKED
+from vecstore.config import LEAST_LIVE, MOST_WALKED
 from vecstore.graph import Graph, Ready
 from vecstore.index.walk import Effort
 from vecstore.query import exact
@@ -41,7 +41,8 @@ class Planner:
         """The graph to walk for this search; None where it is scanned.
 
         A scan is exact, and so are answers within a radius; a filter leaves few enough to be compared one by
-        one. A walk for a good part of all records would be none, and one that misses its target is no answer.
+        one. A walk for a good part of all records would be none, and one that misses its target is no answer;
+        where most nodes are of records that are gone, the few that are left are soon compared.
         """
         if asked.exact or asked.k is None or asked.radius is not None or asked.where is not None:
             return None
@@ -50,6 +51,8 @@ class Planner:
         ready = self._graph.ready(blocks)
         if ready is None or asked.search_list is not None:
             return ready
+        if ready.live < LEAST_LIVE:
+            return None
         return ready if ready.walker.resident.calibration.reaches(asked.recall) else None
 
     def answer(

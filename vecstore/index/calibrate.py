@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 # Slack is on squared distances: a walk ends where the next node is that much farther than the k-th best.
-SLACKS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.14, 1.16, 1.19, 1.22, 1.26, 1.3, 1.36, 1.44, 1.56, 1.75, 2.0, 2.5)
+SLACKS = (
+    1.0,
+    1.02,
+    1.04,
+    1.06,
+    1.08,
+    1.1,
+    1.12,
+    1.14,
+    1.16,
+    1.19,
+    1.22,
+    1.26,
+    1.3,
+    1.36,
+    1.44,
+    1.56,
+    1.75,
+    2.0,
+    2.5,
+)
 DEFAULT_RECALL = 0.95
 # Measured on a sample, so a little more than asked for is aimed at: about one standard error.
 _MARGIN = 0.15
@@ -25,10 +46,11 @@ _RERANKED, _RERANKED_A_SLACK = 4, 6
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a walk goes: places in its pool, the slack that ends it (0: when the pool is expanded), and how
-    many of the best are compared exactly."""
+    """How far a walk goes: places in its pool, how many of the best the slack is counted from, the slack that
+    ends it (0: when the pool is expanded), and how many of the best are compared exactly."""
 
     room: int
+    near: int
     slack: float
     reranked: int
 
@@ -37,27 +59,25 @@ def reach_of_slack(k: int, slack: float) -> Reach:
     wide = slack - 1
     room = math.ceil(_ROOM_A_HIT * k + wide * (_ROOM_A_SLACK + _ROOM_A_SLACK_AND_HIT * k))
     reranked = math.ceil(k * (1 + _RERANKED_A_SLACK * wide)) + _RERANKED
-    return Reach(room, slack, min(room, reranked))
+    return Reach(room, k, slack, min(room, reranked))
 
 
 def reach_of_list(k: int, search_list: int) -> Reach:
     """The expert's: a pool of this size, expanded wholly, and half of it compared exactly."""
     room = max(k, search_list)
-    return Reach(room, 0.0, min(room, max(k + _RERANKED, room // 2)))
+    return Reach(room, k, 0.0, min(room, max(k + _RERANKED, room // 2)))
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The recall that was measured at each slack."""
+class Curve:
+    """The recall of the k nearest that was measured at each slack."""
 
     slacks: tuple[float, ...]
     recalls: tuple[float, ...]
     k: int
 
-    def slack(self, recall: float | None) -> float:
+    def slack(self, target: float) -> float:
         """The least slack that reached this recall, between two that were measured."""
-        target = DEFAULT_RECALL if recall is None else recall
-        target += _MARGIN * (1.0 - target)
         # What a wider walk lost by chance is taken for what a narrower one had.
         found = np.maximum.accumulate(self.recalls)
         if found[-1] < target:
@@ -69,26 +89,75 @@ class Calibration:
         share = (target - low) / (high - low)
         return float(self.slacks[place - 1] + share * (self.slacks[place] - self.slacks[place - 1]))
 
-    def reaches(self, recall: float | None) -> bool:
-        """Whether a walk finds about this share at all: codes of some data tell too little apart."""
-        target = DEFAULT_RECALL if recall is None else recall
-        return max(self.recalls) >= target - _SHORT_OF
-
     def to_dict(self) -> dict[str, Any]:
         return {"slacks": list(self.slacks), "recalls": list(self.recalls), "k": self.k}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Calibration:
-        """Read what `to_dict` gave; anything else is a ValueError."""
+    def from_dict(cls, content: dict[str, Any]) -> Curve:
         slacks, recalls = (tuple(float(x) for x in content[name]) for name in ("slacks", "recalls"))
         k = content["k"]
-        sound = type(k) is int and len(slacks) == len(recalls) > 0 and all(1.0 <= x <= 100.0 for x in slacks)
-        if not sound or not all(0.0 <= x <= 1.0 for x in recalls) or list(slacks) != sorted(slacks):
+        sound = type(k) is int and 1 <= k < 1 << 32 and len(slacks) == len(recalls) > 0
+        if not sound or not all(1.0 <= x <= 100.0 for x in slacks) or list(slacks) != sorted(slacks):
+            raise ValueError("a calibration that makes no sense")
+        if not all(0.0 <= x <= 1.0 for x in recalls):
             raise ValueError("a calibration that makes no sense")
         return cls(slacks, recalls, k)
 
 
-def calibrate(recall: Callable[[float], float], k: int, enough: float = 0.9995) -> Calibration:
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured for a few answers, and perhaps for many: a curve each.
+
+    >>> few, many = Curve((1.0, 1.2), (0.8, 1.0), k=10), Curve((1.0, 1.1), (0.9, 1.0), k=100)
+    >>> [round(Calibration((few, many)).reach(k, 0.95).slack, 3) for k in (1, 10, 30, 100)]
+    [1.157, 1.157, 1.109, 1.057]
+    """
+
+    curves: tuple[Curve, ...]
+
+    def reach(self, k: int, recall: float | None) -> Reach:
+        target = DEFAULT_RECALL if recall is None else recall
+        target += _MARGIN * (1.0 - target)
+        # The few nearest say little about how far there is to go: a walk for fewer is one for so many.
+        k = max(k, self.curves[0].k)
+        places = np.log([curve.k for curve in self.curves])
+        slack = np.interp(np.log(k), places, [curve.slack(target) for curve in self.curves])
+        return reach_of_slack(k, float(slack))
+
+    def reaches(self, recall: float | None) -> bool:
+        """Whether a walk finds about this share at all: codes of some data tell too little apart."""
+        target = DEFAULT_RECALL if recall is None else recall
+        return max(self.curves[0].recalls) >= target - _SHORT_OF
+
+    def to_dict(self) -> dict[str, Any]:
+        first, *more = (curve.to_dict() for curve in self.curves)
+        return first | {"more": more}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Calibration:
+        """Read what `to_dict` gave; anything else is a ValueError."""
+        curves = tuple(Curve.from_dict(each) for each in (content, *content.get("more", ())))
+        if any(one.k >= other.k for one, other in pairwise(curves)):
+            raise ValueError("a calibration that makes no sense")
+        return cls(curves)
+
+    @classmethod
+    def mean(cls, parts: Sequence[Calibration]) -> Calibration:
+        """Of samples of one size."""
+        return cls(tuple(_mean(curves) for curves in zip(*(part.curves for part in parts), strict=True)))
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    # One that ended early was whole by then.
+    longest = max(curves, key=lambda curve: len(curve.slacks))
+    recalls = [
+        [curve.recalls[min(step, len(curve.recalls) - 1)] for curve in curves]
+        for step in range(len(longest.slacks))
+    ]
+    return Curve(longest.slacks, tuple(float(np.mean(each)) for each in recalls), longest.k)
+
+
+def measured(recall: Callable[[float], float], k: int, enough: float = 0.9995) -> Curve:
     """Measure the recall of more and more slack, until it is nearly whole."""
     slacks: list[float] = []
     recalls: list[float] = []
@@ -97,8 +166,8 @@ def calibrate(recall: Callable[[float], float], k: int, enough: float = 0.9995) 
         recalls.append(recall(slack))
         if recalls[-1] >= enough:
             break
-    return Calibration(tuple(slacks), tuple(recalls), k)
+    return Curve(tuple(slacks), tuple(recalls), k)
 
 
 # Before anything was measured: a walk that ends late.
-UNKNOWN = Calibration((1.2,), (1.0,), 10)
+UNKNOWN = Calibration((Curve((1.2,), (1.0,), 10),))

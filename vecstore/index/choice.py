@@ -45,11 +45,14 @@ def shares(codec: Codec, sample: Floats, queries: Floats, best: Sequence[int]) -
     codes = codec.encode(sample)
     wanted = min(_NEIGHBOURS, len(sample))
     found = np.zeros(len(best))
-    centred = sample - codec.mean
+    # Squares of very large numbers, and of very small ones, are none.
+    scale = float(np.abs(sample).max(initial=0.0)) or 1.0
+    mean = codec.mean / scale
+    centred = sample / scale - mean
     norms = np.einsum("ij,ij->i", centred, centred)
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         asked = queries[start : start + _QUERIES_AT_ONCE]
-        from_mean = asked - codec.mean
+        from_mean = asked / scale - mean
         products = from_mean @ centred.T
         apart = norms - 2 * products + np.einsum("ij,ij->i", from_mean, from_mean)[:, None]
         # As far as the last neighbour is near enough: there may be many at one distance.

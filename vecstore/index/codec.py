@@ -197,7 +197,11 @@ class Codec:
         return result
 
     def decode(self, codes: Codes) -> Floats:
-        """The vectors that codes stand for, `(n, width)`: near those that were encoded."""
+        """The vectors that codes stand for, `(n, width)`: near those that were encoded.
+
+        What lies beyond float32's numbers is its largest.
+        """
+        most = np.finfo(np.float32).max
         result = np.empty((len(codes), self.width), dtype=np.float32)
         for part in _portions(len(codes), self._size):
             if self.number in layout.PRODUCTS:
@@ -205,7 +209,8 @@ class Codec:
                 continue
             numbers = layout.unpack(self.number, codes[part])
             rotated = (np.float32(self.low) + numbers * np.float32(self.step)).astype(np.float32)
-            result[part] = layout.rotate_back(rotated, self.parameters[3])[:, : self.width] + self.mean
+            turned = layout.rotate_back(rotated, self.parameters[3])[:, : self.width].astype(np.float64)
+            result[part] = np.clip(turned + self.mean, -most, most)
         return result
 
     def distortion(self, vectors: Floats) -> float:
@@ -216,8 +221,8 @@ class Codec:
         table = self._checked(vectors)
         error, spread = 0.0, 0.0
         for part in _portions(len(table), self.width):
-            given = table[part]
-            error += _squares(self.decode(self.encode(given)) - given)
+            given = table[part].astype(np.float64)
+            error += _squares(self.decode(self.encode(table[part])) - given)
             spread += _squares(given - self.mean)
         return error / spread if spread > 0 else 0.0
 
@@ -254,8 +259,8 @@ def _portions(count: int, width: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, count, rows)]
 
 
-def _squares(table: Floats) -> float:
-    return float(np.square(table, dtype=np.float64).sum())
+def _squares(table: NDArray[np.float64]) -> float:
+    return float(np.square(table).sum())
 
 
 def _floats(content: object) -> Floats:

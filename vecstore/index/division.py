@@ -38,8 +38,9 @@ _CHOICES = 8
 # Of the memory there is, what tables of distances within leaves may take, and how many threads make one each at least.
 _LEAF_SHARE, _LEAVES_AT_ONCE = 8, 2
 # Bytes a record whatever shard is built: its label, the row in its place, the node of its place, and what the caller
-# knows of it. What portions and small tables take. And the system's part of what was given back.
-_HELD_A_ROW, _HELD, _WASTED = 16, 12 << 20, 1.06
+# knows of it. What portions and small tables take, or the share of a small memory that may be left to them. And the
+# system's part of what was given back.
+_HELD_A_ROW, _HELD, _HELD_SHARE, _WASTED = 16, 16 << 20, 4, 1.06
 _SAMPLE_SHARE, _SORT_SHARE = 8, 16
 # A shard of fewer leaves, or smaller ones, is no graph.
 _LEAST_LEAF, _LEAST_LEAVES = 32, 3
@@ -86,7 +87,7 @@ class Limits:
         largest = int(math.sqrt((3 * width) ** 2 / 4 + for_leaf / 4) - 3 * width / 2)
         if largest < plan.largest_leaf:
             plan = replace(plan, largest_leaf=largest, leaf=min(plan.leaf, largest * 2 // 3))
-        left = memory - _HELD - _HELD_A_ROW * count - memory // _LEAF_SHARE
+        left = memory - min(_HELD, memory // _HELD_SHARE) - _HELD_A_ROW * count - memory // _LEAF_SHARE
         room = int(left / _WASTED / build.memory_a_vector(plan, width))
         if plan.leaf < _LEAST_LEAF or room < _LEAST_LEAVES * plan.leaf:
             return None
@@ -226,6 +227,10 @@ class Places:
         """The places of those whose second shard this is, a run from each shard that has such."""
         runs = [self._starts[(p * self.shards + shard) :][:2].tolist() for p in range(self.shards)]
         return [(low, high) for low, high in runs if high > low]
+
+    def forget_rows(self) -> None:
+        """Nobody asks for them once all shards are linked, and they take memory."""
+        self.rows = self.rows[:0].copy()
 
 
 def sort_vectors(source: Source, places: Places, vectors: Rows, limits: Limits) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 # Files are read and written this many bytes at a time.
-_PORTION_BYTES = 4 << 20
+_PORTION_BYTES = 2 << 20
 
 
 class Rows:

@@ -30,8 +30,9 @@ class Linked:
     """The finished graph, in files: nodes follow one another as their shards do."""
 
     def __init__(self, source: Source, places: Places, table: Rows, vectors: Rows, entries: Edges) -> None:
-        self._source, self._places, self._table, self._vectors = source, places, table, vectors
-        self.entries = entries
+        self._width, self._row_bytes, self._prepare = source.width, source.row_bytes, source.prepare
+        self._places, self._table, self._vectors = places, table, vectors
+        self.count, self.entries = source.count, entries
 
     def labels(self) -> Words:
         """What each node is called."""
@@ -44,20 +45,20 @@ class Linked:
 
     def table(self) -> Words:
         """The rows, labels first, mapped."""
-        return self._table.mapped(self._source.count, at_random=True).view(np.uint32)
+        return self._table.mapped(self.count, at_random=True).view(np.uint32)
 
     def vectors(self) -> Iterator[Vectors]:
         """All vectors, in the order of the nodes."""
         for shard in range(self._places.shards):
             low, high = self._places.own(shard)
-            stored = np.empty((high - low, self._source.row_bytes), dtype=np.uint8)
-            for first, last in portions(low, high, self._source.row_bytes):
+            stored = np.empty((high - low, self._row_bytes), dtype=np.uint8)
+            for first, last in portions(low, high, self._row_bytes):
                 stored[self._places.nodes[first:last] - low] = self._vectors.read(first, last)
-            for first, last in portions(0, high - low, 16 * self._source.width):
-                yield self._source.prepare(stored[first:last])
+            for first, last in portions(0, high - low, 16 * self._width):
+                yield self._prepare(stored[first:last])
 
     def _windows(self) -> Iterator[Words]:
-        return (rows.view(np.uint32) for rows in self._table.windows(self._source.count))
+        return (rows.view(np.uint32) for rows in self._table.windows(self.count))
 
 
 @contextlib.contextmanager
@@ -86,7 +87,10 @@ def link(
         entries: Edges = np.unique(spaced).astype(np.uint32)
         _connect(table, source.count, entries)
         progress(1.0)
-        yield Linked(source, places, table, vectors, entries)
+        linked = Linked(source, places, table, vectors, entries)
+        places.forget_rows()
+        del source
+        yield linked
 
 
 def _link_shard(

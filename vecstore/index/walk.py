@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vecstore.config import Settings
 from vecstore.index.bits import Bits
-from vecstore.index.calibrate import Calibration, Reach, reach_of_list, reach_of_slack
+from vecstore.index.calibrate import Calibration, Reach, reach_of_list
 from vecstore.index.codec import Codec
 from vecstore.index.watch import Watch
 from vecstore.kernels import dispatch, reference
@@ -127,7 +127,13 @@ class Walker:
     """Walks one snapshot's graph. Threads may share it."""
 
     def __init__(
-        self, settings: Settings, resident: Resident, graph: Table, degree: int, vectors: Rows, vector_rows: int
+        self,
+        settings: Settings,
+        resident: Resident,
+        graph: Table,
+        degree: int,
+        vectors: Rows,
+        vector_rows: int,
     ) -> None:
         self.settings = settings
         self.resident = resident
@@ -187,7 +193,7 @@ class Walker:
             if search_list is not None:
                 found = reach_of_list(k, search_list)
             else:
-                found = reach_of_slack(k, self.resident.calibration.slack(recall))
+                found = self.resident.calibration.reach(k, recall)
             self._reaches[asked] = found
         return found
 
@@ -217,21 +223,23 @@ class Walker:
         )
         nodes, counting = self.resident.slots.size, self._counting(mask)
         if counting == nodes:
-            effort = self._run_all(job, k, reach, mask, threads, executor)
+            effort = self._run_all(job, reach, mask, threads, executor)
             return job.slots, job.distances, job.sizes, effort
         if not counting:
             return job.slots, job.distances, job.sizes, Effort(0, 0, 0)
         # Nodes that are no answers any more take places among the best: so much the farther it is to go.
         spread = nodes / counting
         most = max(reach.room, _MOST_ROOM)
-        near, room = math.ceil(k * spread), min(math.ceil(reach.room * spread), most)
-        effort = self._run_all(job, near, replace(reach, room=room), mask, threads, executor)
+        near, room = math.ceil(reach.near * spread), min(math.ceil(reach.room * spread), most)
+        reach = replace(reach, room=room, near=near)
+        effort = self._run_all(job, reach, mask, threads, executor)
         wanted = np.minimum(k, counting - (job.skips >= 0))
         lost = np.flatnonzero(job.sures < wanted)
         if lost.size and room < most:
             # Where many went that lay together, a query from there meets them all, and has to go beyond.
-            again, room = job.rows(lost), min(room * _WIDER, most)
-            effort += self._run_all(again, near * _WIDER, replace(reach, room=room), mask, threads, executor)
+            again = job.rows(lost)
+            wider = replace(reach, room=min(room * _WIDER, most), near=near * _WIDER)
+            effort += self._run_all(again, wider, mask, threads, executor)
             for mine, its in zip(job[2:], again[2:], strict=True):
                 mine[lost] = its
             lost = lost[again.sures < wanted[lost]]
@@ -248,7 +256,6 @@ class Walker:
     def _run_all(
         self,
         job: _Job,
-        near: int,
         reach: Reach,
         mask: NDArray[np.uint8],
         threads: int,
@@ -257,14 +264,14 @@ class Walker:
         count = len(job.queries)
         threads = min(threads, count // _QUERIES_A_THREAD)
         if threads <= 1:
-            return self._run(job, near, reach, mask)
+            return self._run(job, reach, mask)
         # More parts than threads, so that none waits long for the last.
         bounds = np.linspace(0, count, min(count, 4 * threads) + 1).astype(int).tolist()
         parts = [job.rows(slice(low, high)) for low, high in pairwise(bounds)]
-        efforts = executor(threads).map(lambda part: self._run(part, near, reach, mask), parts)
+        efforts = executor(threads).map(lambda part: self._run(part, reach, mask), parts)
         return sum(efforts, Effort(0, 0, 0))
 
-    def _run(self, job: _Job, near: int, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
+    def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
         counters, watch = np.zeros(4, dtype=np.int64), self.resident.watch
         done, count = 0, len(job.queries)
         while done < count:
@@ -273,14 +280,25 @@ class Walker:
             part = job if count == 1 else job.rows(few)
             self._cold[0] = cold
             status = self._search(
-                self._frame, self._weights, self._codec, mask, *part[:2], near, reach.room, reach.slack, reach.reranked,
-                *part[2:], counters,
+                self._frame,
+                self._weights,
+                self._codec,
+                mask,
+                *part[:2],
+                reach.near,
+                reach.room,
+                reach.slack,
+                reach.reranked,
+                *part[2:],
+                counters,
             )
             watch.look()
             if status:
                 number = int(counters[3])
                 place = number if number >= 0 else -1 - number
-                raise DamageFound(graph=number >= 0, number=place, foreign=status == dispatch.cpu().beam.FOREIGN)
+                raise DamageFound(
+                    graph=number >= 0, number=place, foreign=status == dispatch.cpu().beam.FOREIGN
+                )
             done = few.stop
         hops, scores, _, _ = counters.tolist()
         return Effort(hops, scores, len(job.queries) * reach.reranked)

@@ -28,7 +28,7 @@ Row = TypeVar("Row", np.uint32, np.uint8)
 NONE = 0xFFFFFFFF
 
 # Blocks are made this many bytes at a time.
-_FILL_BYTES = 8 << 20
+_FILL_BYTES = 2 << 20
 
 
 # -- writing

@@ -183,25 +183,29 @@ def assign(source: Source, leaders: Vectors, limits: Limits, pool: Executor) -> 
 def _with_room(near: NDArray[np.int32], sizes: Numbers, room: int) -> NDArray[np.int32]:
     """The first two choices of each row that have room; ``sizes`` grow by what was given away."""
     taken: NDArray[np.int32] = near[:, :_SHARDS_A_VECTOR].copy()
-    following = np.full(len(near), _SHARDS_A_VECTOR)
-    while True:
-        now = sizes + np.bincount(taken.ravel(), minlength=sizes.size)
-        full = np.flatnonzero(now > room)
-        if not full.size:
-            sizes[:] = now
-            return taken
-        for shard in full.tolist():
-            rows, columns = np.nonzero(taken == shard)
-            for row, column in zip(rows[room - now[shard] :].tolist(), columns[room - now[shard] :].tolist(), strict=True):
-                if following[row] < near.shape[1]:
-                    other = int(near[row, following[row]])
-                    following[row] += 1
-                else:
-                    free = np.where(np.isin(np.arange(sizes.size), taken[row]), room, now)
-                    other = int(np.argmin(free))
+    sizes += np.bincount(taken.ravel(), minlength=sizes.size)
+    for shard in np.flatnonzero(sizes > room).tolist():
+        rows, columns = np.nonzero(taken == shard)
+        # Rows move to where there is room already, so no shard that was looked at fills again.
+        for row, column in zip(rows[::-1].tolist(), columns[::-1].tolist(), strict=True):
+            if sizes[shard] <= room:
+                break
+            other = _next(near[row], taken[row], sizes, room)
+            if other >= 0:
                 taken[row, column] = other
-                now[other] += 1
-                now[shard] -= 1
+                sizes[other] += 1
+                sizes[shard] -= 1
+    return taken
+
+
+def _next(near: NDArray[np.int32], taken: NDArray[np.int32], sizes: Numbers, room: int) -> int:
+    """The nearest shard with room that a row has not taken yet, or else the emptiest; -1 if there is none."""
+    free = sizes < room
+    free[taken] = False
+    for other in near.tolist():
+        if free[other]:
+            return int(other)
+    return int(np.argmin(np.where(free, sizes, room))) if free.any() else -1
 
 
 class Places:

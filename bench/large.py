@@ -49,7 +49,9 @@ class Vecstore(stores.Vecstore):
         import vecstore
 
         # So little memory that the kernels of a build in shards are among those compiled.
-        with vecstore.open(self.folder / "warm.vec", dim=self.dim, metric=self.metric, memory="16MB") as store:
+        with vecstore.open(
+            self.folder / "warm.vec", dim=self.dim, metric=self.metric, memory="16MB"
+        ) as store:
             store.add(np.arange(len(some)), some)
             store.search(some[0], k=K)
 
@@ -116,7 +118,9 @@ def make_set(folder: Path) -> None:
         image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         scale = SIDE / max(image.shape)
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        image = cv2.resize(image, (round(image.shape[1] * scale), round(image.shape[0] * scale)), interpolation=how)
+        image = cv2.resize(
+            image, (round(image.shape[1] * scale), round(image.shape[0] * scale)), interpolation=how
+        )
         found = sift.detectAndCompute(image, None)[1]
         if found is not None:
             parts.append(found.astype(np.uint8))
@@ -261,7 +265,9 @@ def run(step: str, name: str, settings: dict[str, Any], cap: int | None, limit: 
     return found | {"failed": f"{why} (exit {started.returncode})"}
 
 
-def measure(name: str, settings: dict[str, Any], cap: int | None, limit: float, again: bool) -> dict[str, Any]:
+def measure(
+    name: str, settings: dict[str, Any], cap: int | None, limit: float, again: bool
+) -> dict[str, Any]:
     place = Path(settings["place"])
     note = place / "built.json"
     if again or not note.exists():
@@ -289,7 +295,11 @@ def measure(name: str, settings: dict[str, Any], cap: int | None, limit: float, 
 def tabulate(results: dict[str, dict[str, Any]], rows: int, cap: int | None) -> str:
     inside = "without a limit" if cap is None else f"inside {cap} MB"
     head = f"{rows:,} × 128 float32, {inside}, one query at a time"
-    lines = [f"### {head}", "", "| store | build, s | its peak, MB | on disk, MB | recall@10 | queries/s | p99, ms | pages read a query |"]
+    lines = [
+        f"### {head}",
+        "",
+        "| store | build, s | its peak, MB | on disk, MB | recall@10 | queries/s | p99, ms | pages read a query |",
+    ]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, found in results.items():
         made, asked = found["build"], found.get("ask", {})
@@ -310,7 +320,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--cap", type=int, default=300, help="MB that a process may take, page cache counted; 0: no limit")
+    parser.add_argument(
+        "--cap", type=int, default=300, help="MB that a process may take, page cache counted; 0: no limit"
+    )
     parser.add_argument("--memory", default="150MB", help="vecstore's own budget")
     parser.add_argument("--rows", type=int, help="the first rows of the set, not all")
     parser.add_argument("--limit", type=float, default=1800, help="seconds that a step may take")
@@ -329,7 +341,12 @@ def main() -> None:
     results = {}
     for name in arguments.peers.split(","):
         place = FOLDER / f"{name}-{rows}"
-        settings = {"data": str(FOLDER / "data"), "place": str(place), "rows": arguments.rows, "memory": arguments.memory}
+        settings = {
+            "data": str(FOLDER / "data"),
+            "place": str(place),
+            "rows": arguments.rows,
+            "memory": arguments.memory,
+        }
         results[name] = measure(name, settings, cap, arguments.limit, arguments.again)
     print(tabulate(results, rows, cap))
 

@@ -166,7 +166,9 @@ class _Work:
         path = self.session.path
         folder = os.path.dirname(os.path.abspath(path))
         with translated(path, "building the graph"):
-            source = division.Source(self.slots, self.width, self.settings.row_bytes, self._rows, self._prepare)
+            source = division.Source(
+                self.slots, self.width, self.settings.row_bytes, self._rows, self._prepare
+            )
             graph = files.enter_context(shards.link(source, leaders, limits, pool, folder, self.progress))
             self.slots = graph.labels()
             del source

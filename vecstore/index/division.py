@@ -105,7 +105,9 @@ def leaf_bytes(plan: Plan, width: int) -> int:
     return plan.largest_leaf * (4 * plan.largest_leaf + 12 * width)
 
 
-def _nearest(vectors: Vectors, leaders: Vectors, wanted: int, threads: int, pool: Executor) -> NDArray[np.int32]:
+def _nearest(
+    vectors: Vectors, leaders: Vectors, wanted: int, threads: int, pool: Executor
+) -> NDArray[np.int32]:
     """The nearest leaders of each vector, nearest first."""
     chosen = np.empty((len(vectors), min(wanted, len(leaders))), dtype=np.int32)
     nearest = dispatch.cpu().gram.nearest()
@@ -143,7 +145,8 @@ def choose_leaders(sample: Vectors, count: int, limits: Limits, pool: Executor) 
     dispatch.cpu().order.chain_cells()(leaders, chain, np.array([0, wanted]), 0, 1)
     leaders = leaders[chain]
     near = _nearest(sample, leaders, _FEWEST, threads, pool)
-    with np.errstate(over="ignore", invalid="ignore"):  # vectors of which no square fits are left as they fall
+    # Vectors of which no square fits are left as they fall.
+    with np.errstate(over="ignore", invalid="ignore"):
         gaps = _apart(sample, leaders[near[:, -1]]) - _apart(sample, leaders[near[:, 0]])
         step = _STEP * float(np.nan_to_num(np.mean(gaps), posinf=0.0))
     raised, away = _raised(sample), np.zeros(wanted)

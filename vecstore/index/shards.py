@@ -140,9 +140,7 @@ def _link_shard(
             done += last - first
 
 
-def _merge_shard(
-    places: Places, shard: int, table: Rows, others: Rows, threads: int, pool: Executor
-) -> None:
+def _merge_shard(places: Places, shard: int, table: Rows, others: Rows, threads: int, pool: Executor) -> None:
     """The nodes of a shard get their edges from their second shards, and all edges lead to nodes."""
     low, high = places.own(shard)
     if low == high:

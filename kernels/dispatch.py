@@ -124,3 +124,24 @@ def page_sums(blocks: Sequence[NDArray[np.uint8]], page_bytes: int) -> NDArray[n
     sums = np.empty((len(blocks), (blocks[0].size + reference.PAGE_HEAD_BYTES) // page_bytes), dtype=np.uint32)
     kernels.page_sums()(addresses, page_bytes, reference.checksum_weights(page_bytes // 4), sums)
     return sums
+
+
+def fill_blocks(
+    rows: NDArray[np.uint8],
+    row_start: int,
+    page_bytes: int,
+    blocks: NDArray[np.uint8],
+    sums: NDArray[np.uint32],
+) -> None:
+    """Put rows into blocks that have their headers, seal them, and give the sums of their pages."""
+    kernels = _checksum_kernels() or importlib.import_module(f"{__package__}.cpu.checksum")
+    weights = reference.checksum_weights(max(blocks.shape[1], page_bytes) // 4)
+    kernels.fill_blocks()(rows, row_start, page_bytes, weights, blocks, sums)
+
+
+def seal_blocks(blocks: Sequence[NDArray[np.uint8]], generation: int) -> None:
+    """Stamp the generation and the checksum of all these blocks."""
+    kernels = _checksum_kernels() or importlib.import_module(f"{__package__}.cpu.checksum")
+    addresses = np.array([block.ctypes.data for block in blocks], dtype=np.uint64)
+    lengths = np.array([block.size for block in blocks], dtype=np.int64)
+    kernels.seal_blocks()(addresses, lengths, generation, reference.checksum_weights(int(lengths.max()) // 4))

@@ -85,7 +85,7 @@ class Collection:
         # Calls in progress after which the graph is seen to once, not after each of their parts.
         self._link_later = 0
         with self._view() as blocks:
-            self._settings = blocks.header.settings
+            self._settings, self._seed = blocks.header.settings, blocks.header.seed
 
     # -- what it is
 
@@ -277,7 +277,10 @@ class Collection:
 
     def _put(self, ids: Any, vectors: Any, metadata: Any, *, replace_present: bool) -> int:
         single = inputs.is_single(ids)
-        values = inputs.check_ids(ids, unique=True)
+        values = inputs.check_ids(ids)
+        batch = hash_ids(values, self._seed)
+        if batch.may_repeat():
+            inputs.check_unique(values)
         rows = inputs.check_vectors(vectors, self._settings, single=single)
         if len(rows) != len(values):
             raise DimensionError(f"{len(values)} ids need as many vectors, and {len(rows)} came")
@@ -286,7 +289,6 @@ class Collection:
             self._check_writable()
             return 0
         with self._writing() as session:
-            batch = hash_ids(values, session.header.seed)
             slots = store.find(session, batch)
             present = np.flatnonzero(slots >= 0)
             if present.size and not replace_present:
@@ -326,8 +328,13 @@ class Collection:
             return
         with self._file.writing(self._timeout):
             session = Session(self._file, self._stage_bytes)
+            worn = 0.0
             try:
                 yield session
+                if session.changed and not self._link_later:
+                    # Asked while the session has it all at hand: opening another for it costs as much as a small write.
+                    with contextlib.suppress(VecstoreError, MemoryError):
+                        worn = self._graph.worn(session)
                 session.commit()
             finally:
                 session.close()
@@ -335,7 +342,7 @@ class Collection:
             with contextlib.suppress(VecstoreError, MemoryError):
                 if session.dropped:
                     self._purge()
-                if session.changed and not self._link_later:
+                if (worn > config.WORN_SHARE or session.dropped) and not self._link_later:
                     self._link(config.WORN_SHARE)
 
     @contextlib.contextmanager

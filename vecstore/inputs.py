@@ -57,11 +57,17 @@ def check_ids(ids: object, *, unique: bool = False) -> list[Id]:
             raise InvalidIdError(
                 f"an integer id must fit 64 bits with its sign, and {worst} does not: use a str"
             )
-    if unique and len(set(found)) != len(found):
+    if unique:
+        check_unique(found)
+    return found
+
+
+def check_unique(found: list[Id]) -> None:
+    """Raise DuplicateIdError where an id comes twice."""
+    if len(set(found)) != len(found):
         seen: set[Id] = set()
         twice = next(value for value in found if value in seen or seen.add(value))  # type: ignore[func-returns-value]
         raise DuplicateIdError(f"the id {_short(twice)} stands twice in one call: each id may come once")
-    return found
 
 
 def _listed(ids: object) -> list[Any]:

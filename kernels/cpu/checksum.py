@@ -11,9 +11,10 @@ from typing import Any
 from numba import types
 
 from .compile import compiled, helper, reads, writes
-from .memory import as_uint32, as_uint64, load
+from .memory import address_of, as_uint32, as_uint64, copy, load, store
 
 _HEADER = 48
+_GENERATION = 16
 _FIELD = 40
 _FIELD_WORDS = _FIELD // 4
 _PAGE_HEAD_WORDS = 4
@@ -64,6 +65,26 @@ def _page_sums(addresses, page_bytes, weights, sums):
             sums[i, page] = page_sum(types.int64(addresses[i]), page, page_bytes, weights)
 
 
+def _fill_blocks(rows, row_start, page_bytes, weights, blocks, sums):
+    used = rows.shape[1]
+    length = blocks.shape[1]
+    for i in range(len(blocks)):
+        address = address_of(blocks) + i * length
+        blocks[i, _HEADER:row_start] = 0
+        copy(address + row_start, address_of(rows) + i * used, used)
+        blocks[i, row_start + used :] = 0
+        store(as_uint64(address + _FIELD), block_sum(address, length, weights))
+        for page in range(sums.shape[1]):
+            sums[i, page] = page_sum(address, page, page_bytes, weights)
+
+
+def _seal_blocks(addresses, lengths, generation, weights):
+    for i in range(len(addresses)):
+        address = types.int64(addresses[i])
+        store(as_uint64(address + _GENERATION), types.uint64(generation))
+        store(as_uint64(address + _FIELD), block_sum(address, lengths[i], weights))
+
+
 _WEIGHTS = reads(types.uint64)
 
 
@@ -92,3 +113,21 @@ def first_bad_block() -> Any:
 def page_sums() -> Any:
     """`(addresses: uint64[n], page_bytes: int, weights, sums: uint32[n, pages])`: the sums of all pages of blocks."""
     return compiled(_page_sums, reads(types.uint64), types.int64, _WEIGHTS, writes(types.uint32, 2))
+
+
+@functools.cache
+def fill_blocks() -> Any:
+    """`(rows: uint8[n, used], row_start: int, page_bytes: int, weights, blocks: uint8[n, length], sums: uint32[n, pages])`
+
+    Puts each block's rows into it, behind its header, whose other fields are right already, and its checksum.
+    Gives the sums of its pages as well.
+    """
+    rows, blocks, sums = reads(types.uint8, 2), writes(types.uint8, 2), writes(types.uint32, 2)
+    return compiled(_fill_blocks, rows, types.int64, types.int64, _WEIGHTS, blocks, sums)
+
+
+@functools.cache
+def seal_blocks() -> Any:
+    """`(addresses: uint64[n], lengths: int64[n], generation: int, weights)`: stamps both into blocks."""
+    integer = types.int64
+    return compiled(_seal_blocks, reads(types.uint64), reads(integer), integer, _WEIGHTS)

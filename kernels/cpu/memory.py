@@ -79,6 +79,17 @@ def load(typingctx: Any, source: Any, index: Any) -> Any:
 
 
 @intrinsic
+def store(typingctx: Any, target: Any, value: Any) -> Any:
+    """Puts a value where a pointer leads, at any alignment."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], args[0], align=1)
+        return context.get_dummy_value()
+
+    return types.void(target, target.dtype), emit
+
+
+@intrinsic
 def element(typingctx: Any, source: Any, index: Any) -> Any:
     """`source[index]` as float32, at any alignment."""
 

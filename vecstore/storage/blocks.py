@@ -8,6 +8,7 @@ number and the generation with it: a block that is damaged, misplaced or stale s
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ Bytes = NDArray[np.uint8]
 MAGIC = int.from_bytes(b"vsB1", "little")
 HEAD_BYTES = 48
 PAGE_HEAD_BYTES = 16
+
+# From so many blocks on, one call of a kernel seals them.
+_MANY = 100
 
 # Kinds whose blocks have the larger of the two sizes.
 _DATA_KINDS = (keys.RECORDS, keys.VECTORS, keys.LONG, keys.CODES, keys.INDEX)
@@ -162,6 +166,14 @@ def seal(block: Bytes, generation: int) -> None:
     head = head_of(block)
     head["generation"] = generation
     head["checksum"] = dispatch.block_checksum(block)
+
+
+def seal_all(blocks: Collection[Bytes], generation: int) -> None:
+    if len(blocks) < _MANY:
+        for block in blocks:
+            seal(block, generation)
+    else:
+        dispatch.seal_blocks(list(blocks), generation)
 
 
 def check(block: Bytes, kind: int, number: int, generation: int) -> None:

@@ -28,6 +28,7 @@ from vecstore.errors import (
 )
 from vecstore.storage import platform
 from vecstore.storage.environment import translated
+from vecstore.storage.kept import Kept
 from vecstore.storage.opened import Identity, Opened, can_register, forget_in_child, identity
 from vecstore.storage.state import State
 
@@ -42,13 +43,21 @@ _QUIET_SECONDS = 5.0
 class Snapshot:
     """One steady state: owns LMDB's read transaction, which keeps the state's pages from being reused."""
 
-    __slots__ = ("_file", "_transaction", "opened", "state")
+    __slots__ = ("_file", "_state", "_transaction", "number", "opened")
 
-    def __init__(self, file: File, opened: Opened, transaction: Any, state: State) -> None:
-        self.state = state
+    def __init__(self, file: File, opened: Opened, transaction: Any, state: State | None) -> None:
         self.opened = opened
+        self.number: int = transaction.id()
+        self._state = state
         self._file = file
         self._transaction = transaction
+
+    @property
+    def state(self) -> State:
+        """A writer that knows its own last commit may never ask for it."""
+        if self._state is None:
+            self._state = self.opened.state_of(self.number)
+        return self._state
 
     def __enter__(self) -> State:
         return self.state
@@ -90,6 +99,7 @@ class File:
         self._begun: dict[int, float] = {}
         # Openings of files that the path named before, kept for the snapshots on them.
         self._former: list[Opened] = []
+        self._kept: Kept | None = None
         self._now: Opened | None = self._open()
 
     def _open(self) -> Opened:
@@ -173,13 +183,13 @@ class File:
 
     # -- reading
 
-    def snapshot(self) -> Snapshot:
-        """The newest committed state, of whichever process."""
+    def snapshot(self, kept: Kept | None = None) -> Snapshot:
+        """The newest committed state, of whichever process; read only when asked for, where it is the one kept."""
         self.check_process()
         while True:
             with self._lock:
                 now = self._current()
-                begun = self._begin(now)
+                begun = self._begin(now, kept)
                 if begun is not None:
                     transaction, state = begun
                     try:
@@ -196,22 +206,27 @@ class File:
                 if self._outdated(self._current()):
                     self._reopen()
 
-    def _begin(self, now: Opened) -> tuple[Any, State] | None:
+    def _begin(self, now: Opened, kept: Kept | None) -> tuple[Any, State | None] | None:
         """A read transaction; None where it must be opened anew first."""
         try:
+            if kept is not None and kept.opened is now:
+                transaction = now.begin_at(kept.generation)
+                if transaction is not None:
+                    return transaction, None
             return now.begin()
         except VecstoreError:
             if self._outdated(now):
                 return None
             raise
 
-    def _taken(self, now: Opened, transaction: Any, state: State) -> Snapshot:
-        if self._uuid not in (None, state.header.uuid):
-            transaction.abort()
-            now.close()
-            self._now = None
-            self._abandon(f"{self.path} was replaced by another collection; open it again")
-        self._uuid = state.header.uuid
+    def _taken(self, now: Opened, transaction: Any, state: State | None) -> Snapshot:
+        if state is not None:
+            if self._uuid not in (None, state.header.uuid):
+                transaction.abort()
+                now.close()
+                self._now = None
+                self._abandon(f"{self.path} was replaced by another collection; open it again")
+            self._uuid = state.header.uuid
         now.active += 1
         snapshot = Snapshot(self, now, transaction, state)
         self._begun[id(snapshot)] = time.monotonic()
@@ -222,7 +237,7 @@ class File:
             return True
         opened = snapshot.opened
         with self._lock:
-            steady = self._private or self._was_steady(opened, snapshot.state)
+            steady = self._private or self._was_steady(opened, snapshot.number)
             transaction.abort()
             opened.active -= 1
             del self._begun[id(snapshot)]
@@ -238,14 +253,14 @@ class File:
             self._former.remove(former)
             former.close()
 
-    def _was_steady(self, opened: Opened, state: State) -> bool:
+    def _was_steady(self, opened: Opened, number: int) -> bool:
         """Whether every writer knew of this snapshot, or none has written."""
-        if opened.newest_is(state):
+        if opened.newest_is(number):
             return True
         known = opened.locked and identity(self.path + "-lock") == opened.lock_file
         if known or identity(self.path) != opened.identity:
             return True
-        return opened.newest_meta().transaction == state.meta.transaction
+        return opened.newest_meta().transaction == number
 
     def _current(self) -> Opened:
         if self._gone is not None:
@@ -370,6 +385,15 @@ class File:
         finally:
             self._write_lock.release()
 
+    def keep(self, kept: Kept) -> None:
+        """For the next write; the writer's lock is held."""
+        self._kept = kept
+
+    def take_kept(self) -> Kept | None:
+        """What the last write left. It is used up: who changes it keeps something of its own."""
+        kept, self._kept = self._kept, None
+        return kept
+
     def refuse_write(self) -> NoReturn:
         raise ReadOnlyError(f'{self.path} is open with mode="r"; open it with mode="a" to write')
 
@@ -402,11 +426,11 @@ class File:
             f"{self.path}: another writer held it for more than {timeout} s; call again, or open with a longer timeout="
         )
 
-    def check_tree(self, state: State) -> None:
+    def check_tree(self, snapshot: Snapshot) -> None:
         """Before the first write: LMDB's own code trusts what this checks."""
         now = self._current()
         if not now.tree_checked:
-            state.pages.check_writable()
+            snapshot.state.pages.check_writable()
             now.tree_checked = True
 
     def begin_write(self, snapshot: Snapshot) -> Any:

@@ -25,6 +25,7 @@ Hashes = NDArray[np.uint64]
 
 _SHORT = 64
 _HASH_CHUNK = 1 << 16
+_LOW = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Ids:
         for place in whole.tolist():
             marks[place] = self.values[place]
         return marks
+
+    def may_repeat(self) -> bool:
+        """False if no id can come twice: equal ids have equal hashes."""
+        ordered = np.sort(self.hashes)
+        return bool((ordered[1:] == ordered[:-1]).any())
 
     def take(self, places: Numbers) -> Ids:
         values = [self.values[place] for place in places.tolist()]
@@ -231,7 +237,9 @@ def insert(session: Session, hashes: Hashes, slots: Numbers) -> None:
         session.header.depth = 0
         _set_directory(session, np.zeros(1, dtype=np.uint32))
     halves = (hashes >> np.uint64(32)).astype(np.uint32)
-    order = np.argsort(halves, kind="stable")
+    # One sort of words is far quicker than one of places.
+    words = np.sort(hashes & ~np.uint64(_LOW) | np.arange(hashes.size, dtype=np.uint64))
+    order = (words & np.uint64(_LOW)).astype(np.int64)
     halves, new_slots = halves[order], slots[order].astype(np.uint32)
     table = directory(session)
     buckets = table[_prefixes(halves, session.header.depth)]
@@ -321,8 +329,8 @@ def _pieces(
             raise StorageError(
                 "too many ids share one hash; export the collection and import it into a new one"
             )
-        border = ((prefix << 1) | 1) << (31 - depth)
-        middle = low + int(np.searchsorted(halves[low:high], border))
+        border = np.uint32(((prefix << 1) | 1) << (31 - depth))
+        middle = low + int(halves[low:high].searchsorted(border))
         waiting.append((depth + 1, prefix << 1 | 1, middle, high))
         waiting.append((depth + 1, prefix << 1, low, middle))
     return done

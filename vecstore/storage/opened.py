@@ -120,12 +120,12 @@ class Opened:
             )
         raise failure
 
-    def newest_is(self, state: State) -> bool:
-        """Whether nothing was committed since this state, which is of this file: asks no system call."""
+    def newest_is(self, number: int) -> bool:
+        """Whether nothing was committed since this commit: asks no system call."""
         if self._commits is None:
             return False
         words, first, second = self._commits
-        return max(words[first], words[second]) == state.meta.transaction
+        return max(words[first], words[second]) == number
 
     def _environment(self) -> Any:
         with translated(self.path, "opening it"):
@@ -196,6 +196,23 @@ class Opened:
                 self.panicked = True
                 raise
             return self.environment.begin()
+
+    def begin_at(self, number: int) -> Any:
+        """A read transaction, if this is the newest commit; None if it is not."""
+        transaction = self._transaction()
+        if transaction.id() == number:
+            return transaction
+        transaction.abort()
+        return None
+
+    def state_of(self, number: int) -> State:
+        """The state of a commit that a read transaction is on, and that one other followed at most."""
+        state = self._state_of(number)
+        if state is None:
+            raise CorruptionError(
+                f"{self.path}: no meta page names commit {number} any more; restore a backup"
+            )
+        return state
 
     def _state_of(self, transaction: int) -> State | None:
         """The state that this transaction left; None if two commits have raced past and it must be asked anew."""

@@ -13,10 +13,12 @@ from vecstore.config import FORMAT_VERSION, STAGE_BYTES
 from vecstore.errors import CorruptionError
 from vecstore.kernels import dispatch
 from vecstore.storage import keys
-from vecstore.storage.blocks import Bytes, Layout, damaged, new_block, payload, seal
+from vecstore.storage.behind import Behind
+from vecstore.storage.blocks import Bytes, Layout, damaged, new_block, payload, seal, seal_all
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File, Snapshot
 from vecstore.storage.header import Header, write_header
+from vecstore.storage.kept import Kept
 from vecstore.storage.pages import PageMap
 from vecstore.storage.state import Numbers, State
 from vecstore.storage.sums import NewSums
@@ -45,34 +47,46 @@ class Session:
     def __init__(self, file: File, stage_bytes: int = STAGE_BYTES) -> None:
         self._file = file
         self._stage_bytes = stage_bytes
-        self._snapshot: Snapshot = file.snapshot()
-        self._base: State = self._snapshot.state
-        self.header: Header = self._base.header.copy()
-        self.layout: Layout = self._base.layout
-        self.cache: dict[str, object] = dict(self._base.cache)
+        kept = file.take_kept()
+        self._snapshot: Snapshot = file.snapshot(kept)
+        if kept is None or (kept.opened, kept.generation) != (self._snapshot.opened, self._snapshot.number):
+            base = self._base
+            kept = Kept(
+                self._snapshot.opened, self._snapshot.number, base.header, base.layout, {}, {}, base.cache
+            )
+        self.header: Header = kept.header.copy()
+        self.layout: Layout = kept.layout
+        self.cache: dict[str, object] = dict(kept.cache)
+        # Blocks as the last commit left them: to be changed in place, once that is this session's base.
+        self._recent: dict[int, Bytes] = kept.blocks
         self._dirty: dict[int, Bytes] = {}
         self._freed: set[int] = set()
         self._staged: dict[int, int] = {}
         self._fresh_bytes = 0
-        self._words: dict[int, NDArray[np.uint64]] = {}
+        self._words: dict[int, NDArray[np.uint64]] = kept.words
         self._changed_words: set[int] = set()
         self._sums = NewSums(self.layout)
+        self._behind: Behind | None = None
         self.changed = False
         # Something was deleted or replaced, so a purge may be due.
         self.dropped = False
-        file.check_tree(self._base)
+        file.check_tree(self._snapshot)
         if self.header.staged:
             self._drop_leftovers()
 
     @property
     def transaction(self) -> int:
         """The number of the commit that this session builds on."""
-        return self._base.meta.transaction
+        return self._snapshot.number
 
     @property
     def path(self) -> str:
         """Where the file is."""
         return self._file.path
+
+    @property
+    def _base(self) -> State:
+        return self._snapshot.state
 
     @property
     def base(self) -> State:
@@ -84,6 +98,9 @@ class Session:
     def block(self, kind: int, number: int) -> Bytes:
         order = keys.order(kind, number)
         block = self._dirty.get(order)
+        if block is not None:
+            return block
+        block = self._recent.get(order)
         if block is not None:
             return block
         if order in self._staged:
@@ -114,7 +131,9 @@ class Session:
         order = keys.order(kind, number)
         block = self._dirty.get(order)
         if block is None:
-            block = self.block(kind, number).copy()
+            block = self._recent.pop(order, None)
+            if block is None:
+                block = self.block(kind, number).copy()
             self._dirty[order] = block
             self.changed = True
         return block
@@ -140,6 +159,7 @@ class Session:
         if order not in self._dirty:
             self._fresh_bytes += block.size
         self._dirty[order] = block
+        self._recent.pop(order, None)
         self._freed.discard(order)
         self._set_word(kind, number, 1 << 16)
         self.changed = True
@@ -151,6 +171,7 @@ class Session:
         if order not in self._dirty and order not in self._staged:
             self._base.block(kind, number)
         self._dirty.pop(order, None)
+        self._recent.pop(order, None)
         self._freed.add(order)
         self._set_word(kind, number, 0)
         self.changed = True
@@ -163,6 +184,7 @@ class Session:
         self._base.check_spans(kind, numbers[np.array(known, dtype=bool)])
         for order, number in zip(orders, numbers.tolist(), strict=True):
             self._dirty.pop(order, None)
+            self._recent.pop(order, None)
             self._staged.pop(order, None)
             self._set_word(kind, number, 0)
         self._freed.update(orders)
@@ -225,6 +247,7 @@ class Session:
         """
         if self._fresh_bytes < self._stage_bytes:
             return
+        self.settle()
         dispatch.expect_many_checksums()
         base = self._base.header
         batch = {
@@ -242,6 +265,51 @@ class Session:
         self._fresh_bytes = 0
         self._rebase()
 
+    def write_behind(self, first: int, rows: Bytes) -> bool:
+        """Stage whole blocks of vectors, numbered from this one, in a thread; False where they are too few.
+
+        Nobody may change the rows, or read these blocks, before ``settle``.
+        """
+        if rows.size < self._stage_bytes:
+            return False
+        self.settle()
+        self._start_behind(first, rows)
+        return True
+
+    def _start_behind(self, first: int, rows: Bytes) -> None:
+        header = self._base.header.copy()
+        header.staged, header.version = True, FORMAT_VERSION
+        last = first + len(rows) // self.layout.rows
+        if last > self.header.counts[keys.VECTORS]:
+            self._grow(keys.VECTORS, last)
+        self._behind = Behind(self._file, self._snapshot, header, self.layout, first, rows, self._stage_bytes)
+        self.changed = True
+
+    def settle(self) -> None:
+        """Wait for what is being written behind."""
+        if self._behind is None:
+            return
+        behind = self._behind
+        rest = behind.finish()
+        self._behind = None  # not sooner: where waiting is interrupted, closing stops it
+        words = self._words_of(keys.VECTORS)
+        for part in behind.done:
+            last = part.first + len(part.sums)
+            numbers = range(part.first, last)
+            orders = range(keys.order(keys.VECTORS, part.first), keys.order(keys.VECTORS, last))
+            words[part.first : last] = part.generation << 16
+            self._changed_words.update(orders)
+            self._freed.difference_update(orders)
+            self._staged.update(dict.fromkeys(orders, part.generation))
+            self._sums.add(numbers, part.sums)
+        if rest is not None:
+            self._snapshot.close()
+            self._file.grow_map()
+        self._rebase()
+        if rest is not None:
+            self._start_behind(*rest)
+            self.settle()
+
     def _is_new(self, order: int) -> bool:
         """Whether the published state has no block of this number."""
         kind, number = order >> 32, order & keys.MAX_NUMBER
@@ -252,11 +320,22 @@ class Session:
         """All of it, or none: what this returns from survives whatever comes."""
         if not self.changed:
             return
+        self.settle()
         self.header.staged = False
-        self._write(self._dirty, sorted(self._freed), self.header, catalog=True)
+        opened = self._snapshot.opened
+        generation = self._write(self._dirty, sorted(self._freed), self.header, catalog=True)
         self.close()
+        self._recent.update(self._dirty)
+        self._file.keep(
+            Kept(
+                opened, generation, self.header, self.layout, self._recent, self._words, self.cache
+            ).trimmed()
+        )
 
     def close(self) -> None:
+        if self._behind is not None:
+            self._behind.stop()
+            self._behind = None
         self._snapshot.close()
 
     def _write(
@@ -276,8 +355,8 @@ class Session:
             transaction = self._file.begin_write(self._snapshot)
             try:
                 generation = int(transaction.id())
+                seal_all(blocks.values(), generation)
                 for order in sorted(blocks):
-                    seal(blocks[order], generation)
                     transaction.put(_key(order), blocks[order].data)
                 self._sums.note(blocks)
                 for order in freed:
@@ -296,15 +375,17 @@ class Session:
         return generation
 
     def _write_sums(self, transaction: Any, freed: list[int], generation: int) -> None:
-        tables, empty = self._sums.tables(self._base, freed)
+        tables, empty = self._sums.tables(self, freed)
         for number, block in tables.items():
             if number >= self.header.counts[keys.SUMS]:
                 self._grow(keys.SUMS, number + 1)
             seal(block, generation)
             transaction.put(keys.key(keys.SUMS, number), block.data)
+            self._recent[keys.order(keys.SUMS, number)] = block
             self._set_word(keys.SUMS, number, generation << 16)
         for number in empty:
             transaction.delete(keys.key(keys.SUMS, number))
+            self._recent.pop(keys.order(keys.SUMS, number), None)
             self._set_word(keys.SUMS, number, 0)
 
     def _write_catalog(
@@ -332,7 +413,6 @@ class Session:
         """Read on from the newest commit, which is our own: the writer's lock is held."""
         self._snapshot.close()
         self._snapshot = self._file.snapshot()
-        self._base = self._snapshot.state
 
     def _staged_block(self, kind: int, number: int) -> Bytes:
         return self._base.loose_block(kind, number, self._staged[keys.order(kind, number)])

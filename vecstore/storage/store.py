@@ -112,6 +112,7 @@ def insert(session: Session, ids: Ids, rows: Bytes, packed: Packed | Sequence[by
     set_live(session, slots, True)
     header.records += len(ids)
     header.text_ids += int(ids.text.sum())
+    session.settle()
 
 
 def change_metadata(session: Session, slots: Numbers, packed: Packed | Sequence[bytes]) -> None:
@@ -174,12 +175,12 @@ def _allocate(session: Session, amount: int) -> Numbers:
     A block with fewer holes is left alone: rewriting it would cost far more bytes than its holes are worth.
     """
     header, per_block = session.header, session.layout.rows
-    dead = _dead_rows(session)
-    mask = live_mask(session)
     chosen: list[Numbers] = []
-    missing = amount
-    if dead.size:
-        roomy = np.flatnonzero(dead >= max(1, per_block // 4))
+    mask = live_mask(session)  # of the slots that there are, before there are more
+    missing, roomy_from = amount, max(1, per_block // 4)
+    if header.slots - header.records >= roomy_from:
+        dead = _dead_rows(session)
+        roomy = np.flatnonzero(dead >= roomy_from)
         freed = ~session.present(keys.VECTORS)[roomy]
         for number in roomy[np.lexsort((-dead[roomy], freed))].tolist():
             if missing == 0:

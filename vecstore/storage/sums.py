@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vecstore.kernels import dispatch
 from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, Layout, new_block, payload, set_count
-from vecstore.storage.state import State
+from vecstore.storage.state import Blocks, State
 
 Sums = NDArray[np.uint32]
 
@@ -34,10 +34,13 @@ class NewSums:
         numbers = [order & keys.MAX_NUMBER for order in blocks if order >> 32 == keys.VECTORS]
         mine = [blocks[keys.order(keys.VECTORS, number)] for number in numbers]
         if mine:
-            sums = dispatch.page_sums(mine, self._layout.page_bytes)
-            self._rows.update(zip(numbers, sums, strict=True))
+            self.add(numbers, dispatch.page_sums(mine, self._layout.page_bytes))
 
-    def tables(self, base: State, freed: Iterable[int]) -> tuple[dict[int, Bytes], list[int]]:
+    def add(self, numbers: Iterable[int], sums: Sums) -> None:
+        """What was found of these blocks when they were written."""
+        self._rows.update(zip(numbers, sums, strict=True))
+
+    def tables(self, base: Blocks, freed: Iterable[int]) -> tuple[dict[int, Bytes], list[int]]:
         """(changed blocks of the table, by their numbers; those that have no row any more)."""
         layout = self._layout
         rows = dict(self._rows)

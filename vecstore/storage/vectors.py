@@ -48,7 +48,9 @@ def write_rows(session: Session, slots: Numbers, rows: Bytes) -> None:
         for part in (slice(0, whole.start), slice(whole.stop, slots.size)):
             if part.stop > part.start:
                 write_rows(session, slots[part], rows[part])
-        _fill_blocks(session, int(slots[whole.start]) // per_block, rows[whole])
+        first = int(slots[whole.start]) // per_block
+        if not session.write_behind(first, rows[whole]):
+            _fill_blocks(session, first, rows[whole])
         return
     numbers = slots // per_block
     starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])

@@ -1,0 +1,51 @@
+"""The model that needs no weights: colours, edges and layout, each a part of one vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import features
+from .model import Model
+from .resize import VERSION as RESIZE_VERSION
+from .resize import resize
+
+_PARTS = (features.colours, features.edges, features.layout)
+# Measured on photographs of ten classes and on altered copies of 200 others: edges tell classes apart best, and
+# see copies without colour; colours and layout tell apart what has no clear edges.
+WEIGHTS = (0.41, 0.82, 0.41)
+
+
+class Classic(Model):
+    """Colours, edges and layout in 1024 numbers; no texts.
+
+    >>> model = Classic()
+    >>> black, white = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 3), 255, np.uint8)
+    >>> model.images([black, white]).shape
+    (2, 1024)
+    """
+
+    name = "classic"
+    dim = 1024
+    # Twice a side: averaging hides what a decoder that stops early does to single pixels.
+    enough = 2 * features.SIDE
+    fingerprint = f"classic features={features.VERSION} resize={RESIZE_VERSION} side={features.SIDE} unit"
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A picture at the size that the parts look at.
+
+        >>> Classic().prepare(np.zeros((90, 70, 3), np.uint8)).shape
+        (64, 64, 3)
+        """
+        return resize(rgb, features.SIDE, features.SIDE)
+
+    def vectors(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
+        """Prepared pictures (n, 64, 64, 3) to unit vectors.
+
+        >>> Classic().vectors(np.zeros((2, 64, 64, 3), np.uint8)).shape
+        (2, 1024)
+        """
+        parts = [weight * part(prepared) for weight, part in zip(WEIGHTS, _PARTS, strict=True)]
+        return features.unit(np.concatenate(parts, axis=1))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from vecstore.config import MOST_WALKED
+
 # Slack is on squared distances: a walk ends where the next node is that much farther than the k-th best.
 SLACKS = (
     1.0,
@@ -93,10 +95,12 @@ class Curve:
         return {"slacks": list(self.slacks), "recalls": list(self.recalls), "k": self.k}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Curve:
+    def from_dict(cls, content: object) -> Curve:
+        if not isinstance(content, dict):
+            raise ValueError("a calibration that is none")
         slacks, recalls = (tuple(float(x) for x in content[name]) for name in ("slacks", "recalls"))
         k = content["k"]
-        sound = type(k) is int and 1 <= k < 1 << 32 and len(slacks) == len(recalls) > 0
+        sound = type(k) is int and 1 <= k <= MOST_WALKED and len(slacks) == len(recalls) > 0
         if not sound or not all(1.0 <= x <= 100.0 for x in slacks) or list(slacks) != sorted(slacks):
             raise ValueError("a calibration that makes no sense")
         if not all(0.0 <= x <= 1.0 for x in recalls):
@@ -136,7 +140,8 @@ class Calibration:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Calibration:
         """Read what `to_dict` gave; anything else is a ValueError."""
-        curves = tuple(Curve.from_dict(each) for each in (content, *content.get("more", ())))
+        first = Curve.from_dict(content)
+        curves = (first, *map(Curve.from_dict, content.get("more", ())))
         if any(one.k >= other.k for one, other in pairwise(curves)):
             raise ValueError("a calibration that makes no sense")
         return cls(curves)

@@ -78,6 +78,8 @@ machine = target.create_target_machine(cpu="generic", features="+neon", opt=3, r
 kernels = {
     "walk": cpu.beam.search("float32"),
     "walk of bits": cpu.beam.search("binary"),
+    "walk for one": cpu.beam.search_one("float32"),
+    "walk for one of bits": cpu.beam.search_one("binary"),
     "nearest": cpu.gram.nearest(),
     "leaf": cpu.leaf.leaf_edges(),
     "collect": cpu.prune.collect(),
@@ -179,4 +181,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 14
+    assert len(output.splitlines()) == 16

@@ -39,13 +39,14 @@ from vecstore.storage import replace, store
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File
 from vecstore.storage.ids import Ids, hash_ids
+from vecstore.storage.opened import Opened
 from vecstore.storage.packed import Packed
 from vecstore.storage.session import Session
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
 from vecstore.storage.verify import verify
-from vecstore.types import Id, Record, VerifyReport
+from vecstore.types import Hits, Id, Record, VerifyReport
 
 
 class Collection:
@@ -79,6 +80,8 @@ class Collection:
         self._fields = Fields()
         self._graph = Graph(threads, memory, codec)
         self._planner = Planner(self._graph, self._fields)
+        # Where the last snapshot was taken: the next search may do without one.
+        self._opened: Opened | None = None
         self._session: Session | None = None
         self._session_thread: int | None = None
         self._broken = False
@@ -488,19 +491,57 @@ class Collection:
             raise InvalidArgumentError("search needs a vector, or id=… of a record: one of the two")
         limit = inputs.check_limits(k, radius, recall, search_list)
         workers = self._threads if threads is None else inputs.check_k(threads, "threads")
+        self._check_open()
+        own: Numbers | None = None
+        queries: NDArray[Any] | None = None
+        single = True
+        if id is None and not self._plain(query):
+            queries, single = inputs.check_queries(query, self._settings)
+        if id is None and single and limit is not None and where is None and radius is None and not exact:
+            vector = query if queries is None else np.require(queries[0], requirements=("C", "A"))
+            hits = self._glance(vector, limit, recall, search_list)
+            if hits is not None:
+                return hits
         filter_ = None if where is None else parse(where)
         with self._view() as blocks:
-            own: Numbers | None = None
             if id is not None:
                 single = inputs.is_single(id)
                 own = answers.slots_of(blocks, inputs.check_ids(id))
                 queries = answers.queries_of(blocks, own)
-            else:
-                queries, single = inputs.check_queries(query, self._settings)
+            elif queries is None:
+                queries, _ = inputs.check_queries(query, self._settings)
             asked = Asked(limit, radius, filter_, recall, search_list, exact, workers)
             found, _ = self._planner.answer(blocks, queries, own, asked)
             batch = answers.hits_of(blocks, found, limit)
         return batch[0] if single else batch
+
+    def _plain(self, query: object) -> bool:
+        """Whether this may be one vector as a walk takes it, which looks itself whether it can be searched for."""
+        return (
+            type(query) is np.ndarray
+            and query.dtype == np.float32
+            and query.ndim == 1
+            and query.flags.carray
+            and self._settings.dtype != "binary"
+        )
+
+    def _glance(
+        self, query: NDArray[Any], k: int, recall: float | None, search_list: int | None
+    ) -> Hits | None:
+        """What most searches are: a walk for one vector, which takes little longer than beginning a snapshot would.
+
+        None where there is more to it, or a commit came between. A snapshot answers then, and says what is wrong.
+        """
+        opened = self._opened
+        state = None if opened is None or self._in_transaction() else opened.glance()
+        if opened is None or state is None:
+            return None
+        with contextlib.suppress(VecstoreError):
+            found = self._planner.answer_one(state, query, k, recall, search_list)
+            hits = None if found is None else answers.hits_of_one(state, found)
+            if opened.newest_is(state.meta.transaction):
+                return hits
+        return None
 
     def radius(
         self,
@@ -527,7 +568,9 @@ class Collection:
         if self._in_transaction():
             assert self._session is not None
             return contextlib.nullcontext(self._session)
-        return self._file.snapshot()
+        snapshot = self._file.snapshot()
+        self._opened = snapshot.opened
+        return snapshot
 
     def _in_transaction(self) -> bool:
         return self._session is not None and self._session_thread == threading.get_ident()

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from vecstore.config import LEAST_LIVE, MOST_WALKED
 from vecstore.graph import Graph, Ready
+from vecstore.index.single import Single
 from vecstore.index.walk import Effort
 from vecstore.query import exact
 from vecstore.query.fields import Fields
 from vecstore.query.where import Where
-from vecstore.storage.state import Blocks, Numbers
+from vecstore.storage.state import Blocks, Numbers, State
+
+# Ways of asking that are kept ready for the next time.
+_MOST_WAYS = 32
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,33 @@ class Planner:
         if ready.live < LEAST_LIVE:
             return None
         return ready if ready.walker.resident.calibration.reaches(asked.recall) else None
+
+    def answer_one(
+        self, state: State, query: NDArray[Any], k: int, recall: float | None, search_list: int | None
+    ) -> exact.Found | None:
+        """As ``answer``, for a single vector; None where ``answer`` must be asked.
+
+        The query is contiguous and aligned, of float32 or of packed bits.
+        """
+        ready = state.cache.get("graph")
+        if not isinstance(ready, Ready) or ready.checked is not state.checked:
+            return None
+        singles, asked = ready.walker.singles, (k, recall, search_list)
+        if asked not in singles:
+            if len(singles) >= _MOST_WAYS:
+                singles.clear()
+            singles[asked] = self._single(state, Asked(k, recall=recall, search_list=search_list))
+        single = singles.get(asked)
+        return None if single is None else single.search(query)
+
+    def _single(self, state: State, asked: Asked) -> Single | None:
+        """What walks for one vector at a time; None where it is scanned, or records wait that are to be scanned too."""
+        ready = self._ready(state, asked)
+        if ready is None or ready.waiting is not None:
+            return None
+        assert asked.k is not None
+        reach = ready.walker.reach(asked.k, asked.recall, asked.search_list)
+        return ready.walker.single(asked.k, reach, ready.mask)
 
     def answer(
         self, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked

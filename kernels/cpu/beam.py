@@ -20,18 +20,17 @@ import numpy as np
 from numba import from_dtype, typeof, types
 
 from .ahead import ASKED, HASTY, STEADY, ask_ahead
+from .apart import METRICS, apart, enter
 from .coder import PARAMETERS, prepare
 from .codes import score
 from .compile import compiled, helper, reads, writes
 from .distance import hamming_row, jaccard_row
-from .memory import address_of, as_uint32, as_uint64, element, element_tag, load, pointer, prefetch
+from .memory import address_of, as_uint32, as_uint64, element_tag, load, prefetch
 from .pool import FARTHEST, key_of, node_of, score_of, take
 from .rows import ask_for_vector, read_vector, vector_at
 from .verify import ensure_whole
 
-_L2, _IP, _COSINE, _HAMMING, _JACCARD = range(5)
-METRICS = {"l2": _L2, "ip": _IP, "cosine": _COSINE, "hamming": _HAMMING, "jaccard": _JACCARD}
-
+_L2, _IP, _COSINE = METRICS["l2"], METRICS["ip"], METRICS["cosine"]
 _NONE = 0xFFFFFFFF
 _LINE = 64
 # Rows of this many nodes at the front of the pool are asked for before they are expanded.
@@ -249,53 +248,7 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, p
     return size
 
 
-# --- exact distances -------------------------------------------------------------------------------------
-
-
-@helper
-def _apart(tag, metric, row, query, dim):
-    """The public distance of a stored row, in float64."""
-    if metric == _HAMMING:
-        return np.float64(hamming_row(row, address_of(query), (dim + 7) // 8))
-    if metric == _JACCARD:
-        return np.float64(jaccard_row(row, address_of(query), (dim + 7) // 8))
-    start = pointer(row, tag)
-    product = 0.0
-    if metric == _L2:
-        for j in range(dim):
-            difference = np.float64(query[j]) - np.float64(element(start, j))
-            product += difference * difference
-        return np.sqrt(product)
-    if metric == _IP:
-        for j in range(dim):
-            product += np.float64(query[j]) * np.float64(element(start, j))
-        return -product
-    norm = 0.0
-    own = 0.0
-    for j in range(dim):
-        x, q = np.float64(element(start, j)), np.float64(query[j])
-        product += q * x
-        norm += x * x
-        own += q * q
-    length = np.sqrt(norm) * np.sqrt(own)
-    return max(1.0 - product / length, 0.0) if length > 0.0 else 1.0
-
-
-@helper
-def _enter(slots, distances, size, slot, distance):
-    """Puts an answer in its place: by distance, then by slot. Returns the new size."""
-    place = size if size < len(slots) else len(slots) - 1
-    if size == len(slots) and (
-        distance > distances[place] or (distance == distances[place] and slot > slots[place])
-    ):
-        return size
-    while place > 0 and (
-        distances[place - 1] > distance or (distances[place - 1] == distance and slots[place - 1] > slot)
-    ):
-        distances[place], slots[place] = distances[place - 1], slots[place - 1]
-        place -= 1
-    distances[place], slots[place] = distance, slot
-    return min(size + 1, len(slots))
+# --- a query ---------------------------------------------------------------------------------------------
 
 
 @helper
@@ -346,41 +299,78 @@ def _prepare(frame, codec, query, vector, own, state):
     return prepare(codec[0], codec[1], codec[2], codec[3], codec[4], vector, state)
 
 
+@helper
+def _answer(
+    tag, frame, weights, codec, mask, query, skip, near, room, slack, reranked, scratch, slots, distances, counters
+):
+    """Fills in the answers to one query: how many, and how many candidates were sure; -1 where it met damage."""
+    vector, own, state, seen, asked, pool, fresh, chosen = scratch
+    offset = _prepare(frame, codec, query, vector, own, state)
+    size = _walk(frame, weights, address_of(state), skip, near, room, slack, offset, seen, asked, pool, fresh, counters)
+    if size < 0:
+        return -1, 0
+    count, sure = _choose(frame, mask, pool, size, reranked, chosen)
+    for i in range(count):
+        if frame.cold != 0:
+            read_vector(frame, chosen[i])
+        else:
+            ask_for_vector(frame, chosen[i])
+    found = 0
+    for i in range(count):
+        row = vector_at(frame, chosen[i], weights)
+        if row == 0:
+            counters[2], counters[3] = DAMAGED, -1 - chosen[i] // frame.vector_rows
+            return -1, 0
+        found = enter(slots, distances, found, chosen[i], apart(tag, frame.metric, row, own, frame.dim))
+    return found, sure
+
+
 def _search(
     tag, frames, weights, codec, mask, queries, skips, near, room, slack, reranked, slots, distances, sizes, sures, counters
 ):  # fmt: skip
     frame = frames[0]
-    vector = np.empty(len(codec[2]), np.float32)
-    own = np.empty(queries.shape[1], queries.dtype)
-    state = np.empty(frame.state_bytes, np.uint8)
-    seen = np.empty(_seen_size(room), np.uint32)
-    asked = np.empty(ASKED, np.int64)
-    pool = np.empty(room + 1, np.int64)
-    fresh = np.empty(frame.degree, np.int64)
-    chosen = np.empty(reranked, np.int64)
+    scratch = (
+        np.empty(len(codec[2]), np.float32),
+        np.empty(queries.shape[1], queries.dtype),
+        np.empty(frame.state_bytes, np.uint8),
+        np.empty(_seen_size(room), np.uint32),
+        np.empty(ASKED, np.int64),
+        np.empty(room + 1, np.int64),
+        np.empty(frame.degree, np.int64),
+        np.empty(reranked, np.int64),
+    )
     for q in range(len(queries)):
-        offset = _prepare(frame, codec, queries[q], vector, own, state)
-        size = _walk(
-            frame, weights, address_of(state), skips[q], near, room, slack, offset, seen, asked, pool, fresh, counters
-        )
-        if size < 0:
+        sizes[q], sures[q] = _answer(
+            tag, frame, weights, codec, mask, queries[q], skips[q], near, room, slack, reranked, scratch, slots[q],
+            distances[q], counters,
+        )  # fmt: skip
+        if sizes[q] < 0:
             return counters[2]
-        count, sures[q] = _choose(frame, mask, pool, size, reranked, chosen)
-        for i in range(count):
-            if frame.cold != 0:
-                read_vector(frame, chosen[i])
-            else:
-                ask_for_vector(frame, chosen[i])
-        found = 0
-        for i in range(count):
-            row = vector_at(frame, chosen[i], weights)
-            if row == 0:
-                counters[2], counters[3] = DAMAGED, -1 - chosen[i] // frame.vector_rows
-                return DAMAGED
-            distance = _apart(tag, frame.metric, row, own, frame.dim)
-            found = _enter(slots[q], distances[q], found, chosen[i], distance)
-        sizes[q] = found
     return DONE
+
+
+def _search_one(
+    tag, frames, weights, codec, mask, query, near, room, slack, reranked, wanted, scratch, slots, distances, counters
+):
+    frame = frames[0]
+    if not _fit(frame, query):
+        return -1
+    found, sure = _answer(
+        tag, frame, weights, codec, mask, query, -1, near, room, slack, reranked, scratch, slots, distances, counters
+    )
+    return found if sure >= wanted else -1
+
+
+@helper
+def _fit(frame, query):
+    """Whether a query has the right length and is one that has distances."""
+    if frame.kind >= _BITS_HAMMING:
+        return len(query) == (frame.dim + 7) // 8
+    square = 0.0
+    for j in range(len(query)):
+        square += np.float64(query[j]) * np.float64(query[j])
+    # No sum of squares of float32s is too large for a float64, so one that is not finite had such a number.
+    return len(query) == frame.dim and square < np.inf and (square > 0.0 or frame.metric != _COSINE)
 
 
 @functools.cache
@@ -395,14 +385,53 @@ def search(dtype: str) -> Any:
     sure, nearer ones may have been missed. Counters: hops, scores; then what was wrong, and in which block:
     of the graph, or -1 - block of vectors.
     """
-    i64, f64 = types.int64, types.float64
-    tag = np.empty(0, np.uint8) if dtype == "binary" else element_tag(dtype)
-    query = reads(types.uint8, 2) if dtype == "binary" else reads(types.float32, 2)
-    answers = (writes(i64, 2), writes(f64, 2), writes(i64), writes(i64), writes(i64))
-    frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
-    kernel = compiled(
-        _search, typeof(tag), frame, reads(types.uint64), PARAMETERS, reads(types.uint8), query, reads(i64),
-        i64, i64, f64, i64, *answers,
-    )  # fmt: skip
+    i64 = types.int64
+    answers = (writes(i64, 2), writes(types.float64, 2), writes(i64), writes(i64), writes(i64))
+    tag, query, _ = _kinds(dtype)
+    kernel = compiled(_search, *_given(dtype), reads(query, 2), reads(i64), *_REACH, *answers)
     return functools.partial(kernel, tag)
 
+
+@functools.cache
+def search_one(dtype: str) -> Any:
+    """As `search`, for a single query with little around it: `(frame, weights, codec, mask, query (dim), near, room,
+    slack, reranked, wanted, scratch, slots: int64[k], distances: float64[k], counters: int64[4]) -> found`.
+
+    -1 where `search` must be asked: fewer than `wanted` are sure, something is damaged, or no walk has an answer
+    to such a query.
+    """
+    i64 = types.int64
+    tag, query, scratch = _kinds(dtype)
+    answers = (scratch, writes(i64), writes(types.float64), writes(i64))
+    kernel = compiled(_search_one, *_given(dtype), reads(query), *_REACH, i64, *answers)
+    return functools.partial(kernel, tag)
+
+
+def scratch(frame: Any, width: int, query: Any, room: int, reranked: int) -> tuple[Any, ...]:
+    """What `search_one` works in, for a codec of vectors so wide and queries of the length and type of this one."""
+    return (
+        np.empty(width, np.float32),
+        np.empty_like(query),
+        np.empty(int(frame["state_bytes"][0]), np.uint8),
+        np.empty(_seen_size.py_func(room), np.uint32),
+        np.empty(ASKED, np.int64),
+        np.empty(room + 1, np.int64),
+        np.empty(int(frame["degree"][0]), np.int64),
+        np.empty(reranked, np.int64),
+    )
+
+
+_REACH = (types.int64, types.int64, types.float64, types.int64)
+
+
+def _kinds(dtype: str) -> tuple[Any, Any, Any]:
+    """What tells a kernel the type of stored numbers; that of a query's; and the type of its scratch."""
+    tag = np.empty(0, np.uint8) if dtype == "binary" else element_tag(dtype)
+    query = types.uint8 if dtype == "binary" else types.float32
+    elements = (types.float32, query, types.uint8, types.uint32, *[types.int64] * 4)
+    return tag, query, types.Tuple([writes(element) for element in elements])
+
+
+def _given(dtype: str) -> tuple[Any, ...]:
+    frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
+    return typeof(_kinds(dtype)[0]), frame, reads(types.uint64), PARAMETERS, reads(types.uint8)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from vecstore.config import Settings
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Reach, reach_of_list
 from vecstore.index.codec import Codec
+from vecstore.index.single import Single
 from vecstore.index.watch import Watch
 from vecstore.kernels import dispatch, reference
 
@@ -140,8 +142,7 @@ class Walker:
         self.degree = degree
         self._held = graph, vectors
         kernels = dispatch.cpu()
-        self._search = kernels.beam.search(settings.dtype)
-        self._weights = reference.checksum_weights(max(graph.length, vectors.length) // 4)
+        self.weights = reference.checksum_weights(max(graph.length, vectors.length) // 4)
         frame = np.zeros(1, dtype=kernels.beam.FRAME)
         numbers = {
             "metric": kernels.beam.METRICS[settings.metric],
@@ -179,11 +180,32 @@ class Walker:
         }
         for name, value in numbers.items():
             frame[name] = value
-        self._frame = frame
+        self.frame = frame
         self._cold = frame["cold"]
-        self._codec = resident.codec.parameters
+        self.codec = resident.codec.parameters
+        self.watch = resident.watch
         self._counted: tuple[NDArray[np.uint8], int] | None = None
         self._reaches: dict[tuple[int, float | None, int | None], Reach] = {}
+        # What ``single`` made, or None where another way is taken; by what was asked for.
+        self.singles: dict[tuple[int, float | None, int | None], Single | None] = {}
+
+    @cached_property
+    def _search(self) -> Any:
+        return dispatch.cpu().beam.search(self.settings.dtype)
+
+    def single(self, k: int, reach: Reach, mask: NDArray[np.uint8]) -> Single | None:
+        """What searches for one vector at a time as ``search`` would; None where no node may be an answer."""
+        nodes, counting = self.resident.slots.size, self._counting(mask)
+        if not counting:
+            return None
+        wanted = 0 if counting == nodes else min(k, counting)
+        return Single(self, mask, k, self._spread(reach, counting), wanted)
+
+    def _spread(self, reach: Reach, counting: int) -> Reach:
+        """Nodes that are no answers any more take places among the best: so much the farther it is to go."""
+        spread = self.resident.slots.size / counting
+        room = min(math.ceil(reach.room * spread), max(reach.room, _MOST_ROOM))
+        return replace(reach, room=room, near=math.ceil(reach.near * spread))
 
     def reach(self, k: int, recall: float | None, search_list: int | None) -> Reach:
         """How far to walk for a target of recall, or with a pool of a given size."""
@@ -214,7 +236,7 @@ class Walker:
         """
         count = len(queries)
         job = _Job(
-            np.ascontiguousarray(queries),
+            np.require(queries, requirements=("C", "A")),
             (_NO_SKIP if count == 1 else np.full(count, -1, dtype=np.int64)) if skips is None else skips,
             np.empty((count, k), dtype=np.int64),
             np.empty((count, k)),
@@ -227,18 +249,15 @@ class Walker:
             return job.slots, job.distances, job.sizes, effort
         if not counting:
             return job.slots, job.distances, job.sizes, Effort(0, 0, 0)
-        # Nodes that are no answers any more take places among the best: so much the farther it is to go.
-        spread = nodes / counting
         most = max(reach.room, _MOST_ROOM)
-        near, room = math.ceil(reach.near * spread), min(math.ceil(reach.room * spread), most)
-        reach = replace(reach, room=room, near=near)
+        reach = self._spread(reach, counting)
         effort = self._run_all(job, reach, mask, threads, executor)
         wanted = np.minimum(k, counting - (job.skips >= 0))
         lost = np.flatnonzero(job.sures < wanted)
-        if lost.size and room < most:
+        if lost.size and reach.room < most:
             # Where many went that lay together, a query from there meets them all, and has to go beyond.
             again = job.rows(lost)
-            wider = replace(reach, room=min(room * _WIDER, most), near=near * _WIDER)
+            wider = replace(reach, room=min(reach.room * _WIDER, most), near=reach.near * _WIDER)
             effort += self._run_all(again, wider, mask, threads, executor)
             for mine, its in zip(job[2:], again[2:], strict=True):
                 mine[lost] = its
@@ -272,7 +291,7 @@ class Walker:
         return sum(efforts, Effort(0, 0, 0))
 
     def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
-        counters, watch = np.zeros(4, dtype=np.int64), self.resident.watch
+        counters, watch = np.zeros(4, dtype=np.int64), self.watch
         done, count = 0, len(job.queries)
         while done < count:
             cold = watch.cold
@@ -280,9 +299,9 @@ class Walker:
             part = job if count == 1 else job.rows(few)
             self._cold[0] = cold
             status = self._search(
-                self._frame,
-                self._weights,
-                self._codec,
+                self.frame,
+                self.weights,
+                self.codec,
                 mask,
                 *part[:2],
                 reach.near,

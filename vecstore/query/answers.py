@@ -18,7 +18,7 @@ from vecstore.storage.ids import hash_ids
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
-from vecstore.types import Copied, HitsBatch, Id, Record
+from vecstore.types import Copied, Hits, HitsBatch, Id, Record
 
 _DTYPES = {
     "float32": np.float32,
@@ -76,6 +76,12 @@ def readable(blocks: Blocks, slots: Numbers, filter_: Where | None, vectors: boo
             for record in records_of(blocks, part, vectors=vectors):
                 if filter_ is None or filter_.matches(record.metadata):
                     yield record
+
+
+def hits_of_one(blocks: Blocks, found: Found) -> Hits:
+    """As ``hits``, for a single query."""
+    slots, distances = found
+    return Hits._of(Copied(distances, *fetch(blocks, slots), store.unpacked), range(slots.size))
 
 
 def hits_of(blocks: Blocks, found: list[Found], width: int | None = None) -> HitsBatch:

@@ -122,10 +122,27 @@ class Opened:
 
     def newest_is(self, number: int) -> bool:
         """Whether nothing was committed since this commit: asks no system call."""
-        if self._commits is None:
+        commits = self._commits
+        if commits is None:
             return False
-        words, first, second = self._commits
+        words, first, second = commits
         return max(words[first], words[second]) == number
+
+    def glance(self) -> State | None:
+        """The state last read, where it still is the newest under the path, without a transaction that keeps it so.
+
+        A writer leaves the pages of the newest state alone. So what was read of it is right if ``newest_is`` still
+        holds when all was read, and else it is to be read again, from a snapshot; an error that was met may be
+        none then. This costs a look at the path, and a snapshot several times that.
+        """
+        state = self._state
+        # Where a mapped file cannot be replaced, only snapshots tell who reads.
+        if state is None or self.panicked or platform.WINDOWS or not self.newest_is(state.meta.transaction):
+            return None
+        try:
+            return state if identity(self.path) == self.identity else None
+        except OSError:
+            return None
 
     def _environment(self) -> Any:
         with translated(self.path, "opening it"):

@@ -1,0 +1,65 @@
+"""Walks for one vector at a time: all that is the same from call to call is laid out once."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.config import Settings
+from vecstore.index.calibrate import Reach
+from vecstore.index.watch import Watch
+from vecstore.kernels import dispatch
+
+
+class Walk(Protocol):
+    """What a ``Walker`` knows of its graph."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def frame(self) -> NDArray[np.void]: ...
+    @property
+    def weights(self) -> NDArray[np.uint64]: ...
+    @property
+    def codec(self) -> tuple[Any, ...]: ...
+    @property
+    def watch(self) -> Watch: ...
+
+
+class Single:
+    """Searches for k neighbours of one vector, as far as one reach. Threads may share it."""
+
+    def __init__(self, walk: Walk, mask: NDArray[np.uint8], k: int, reach: Reach, wanted: int) -> None:
+        self._beam = dispatch.cpu().beam
+        self._kernel = self._beam.search_one(walk.settings.dtype)
+        self._given = walk.frame, walk.weights, walk.codec, mask
+        self._reach = reach.near, reach.room, reach.slack, reach.reranked, wanted
+        self._cold, self._watch = walk.frame["cold"], walk.watch
+        self._k, self._width = k, len(walk.codec[2])
+        # One for each call that was ever under way beside others.
+        self._idle: list[tuple[Any, NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def search(self, query: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """(slots, distances), nearest first; None where ``Walker.search`` must be asked.
+
+        The query is contiguous and aligned, of float32 or of packed bits.
+        """
+        try:
+            room = self._idle.pop()
+        except IndexError:
+            room = self._scratch(query)
+        scratch, slots, counters = room
+        distances = np.empty(self._k)
+        self._cold[0] = self._watch.cold
+        found = self._kernel(*self._given, query, *self._reach, scratch, slots, distances, counters)
+        self._watch.glance()
+        answer = None if found < 0 else (slots[:found].copy(), distances[:found])
+        self._idle.append(room)
+        return answer
+
+    def _scratch(self, query: NDArray[Any]) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
+        _, room, _, reranked, _ = self._reach
+        scratch = self._beam.scratch(self._given[0], self._width, query, room, reranked)
+        return scratch, np.empty(self._k, dtype=np.int64), np.zeros(4, dtype=np.int64)

@@ -7,6 +7,7 @@ else moves, so that an insert touches one block.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,12 +117,15 @@ def _weighed(texts: list[str], lengths: Numbers, weights: Hashes) -> Hashes:
     return weighed
 
 
+@functools.lru_cache(16)
 def _key(seed: int, length: int) -> Hashes:
     steps: Hashes = np.arange(1, length + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         steps *= np.uint64(0x9E3779B97F4A7C15)
         steps += np.uint64(seed)
-    return _mix(steps)
+    key = _mix(steps)
+    key.flags.writeable = False
+    return key
 
 
 def _mix(x: Hashes) -> Hashes:

@@ -156,7 +156,7 @@ def _append(
     """Write records' bytes; gives their entries for the slot table."""
     limit = longest(session.layout)
     flags = np.where(text, TEXT, 0).astype(np.uint16)
-    long = np.flatnonzero(packed.lengths > limit).tolist()
+    long = np.flatnonzero(packed.lengths > limit).tolist() if packed.data.size > limit else []
     if long:
         records = packed.records()
         for place in long:

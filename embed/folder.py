@@ -170,7 +170,7 @@ class _Run:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, file: Found) -> _Read | tuple[Found, str]:
+    def _read(self, file: Found, known: bool = True) -> _Read | tuple[Found, str]:
         try:
             start = time.perf_counter()
             data = read_file(file.path)
@@ -178,7 +178,7 @@ class _Run:
             # The processor's own time: waiting for another thread is no work of this one.
             start = time.thread_time()
             content = hashlib.sha256(data).hexdigest()
-            if content in self.owner:
+            if known and content in self.owner:
                 return _Read(file, content, {}, None, (read, time.thread_time() - start))
             picture = decode(
                 data, enough=self.model.enough, max_pixels=self.max_pixels, name=file.path
@@ -202,6 +202,14 @@ class _Run:
     # -- one transaction a batch
 
     def _store(self, batch: list[_Read | tuple[Found, str]], threads: int) -> None:
+        sources = self._sources(batch)
+        # A record that had this content may have another by now: then the file is read for its pixels after all.
+        batch = [
+            self._read(item.file, known=False)
+            if isinstance(item, _Read) and item.prepared is None and item.file.id not in sources
+            else item
+            for item in batch
+        ]
         read = [item for item in batch if isinstance(item, _Read)]
         failed = dict(item for item in batch if not isinstance(item, _Read))
         seconds = self.report.seconds
@@ -213,7 +221,7 @@ class _Run:
         seconds["embed"] += time.perf_counter() - start
         start = time.perf_counter()
         with self.collection.transaction():
-            self._store_known([item for item in read if item.prepared is None])
+            self._store_known([item for item in read if item.prepared is None], sources)
             if fresh:
                 self.collection.upsert([item.file.id for item in fresh], vectors, list(map(self._row, fresh)))
         for item in fresh:
@@ -243,11 +251,21 @@ class _Run:
             "content": item.content,
         }
 
-    def _store_known(self, items: list[_Read]) -> None:
+    def _sources(self, batch: list[_Read | tuple[Found, str]]) -> dict[str, vecstore.Record]:
+        """The records that have these files' contents, as they are before the batch changes any."""
+        items = [item for item in batch if isinstance(item, _Read) and item.prepared is None]
+        records = self.collection.get([self.owner[item.content] for item in items])
+        return {
+            item.file.id: record
+            for item, record in zip(items, records, strict=True)
+            if record is not None and record.metadata.get("content") == item.content
+        }
+
+    def _store_known(self, items: list[_Read], sources: dict[str, vecstore.Record]) -> None:
         """Files whose content a record has already: it is their own, or its vector is theirs too."""
         for item in items:
-            id_, source = item.file.id, self.owner[item.content]
-            record = self.collection.get(source)
+            id_, record = item.file.id, sources[item.file.id]
+            source = str(record.id)
             self.collection.upsert(id_, record.vector, record.metadata | self._row(item))
             if source == id_:
                 self.report.unchanged += 1

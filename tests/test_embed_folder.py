@@ -79,6 +79,25 @@ def test_changes_are_followed(folder: Path, path: str, monkeypatch: pytest.Monke
     assert embed.index_folder(folder, path).unchanged == 12
 
 
+@pytest.mark.parametrize("size", [1, 256])
+def test_files_that_change_places_change_vectors(
+    folder: Path, path: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecstore.embed.folder.BATCH", size)
+    embed.index_folder(folder, path)
+    one, other = folder / "odd" / "1.png", folder / "odd" / "3.png"
+    one.rename(folder / "between")
+    other.rename(one)
+    (folder / "between").rename(other)
+    os.utime(one, ns=(5, 5))
+    os.utime(other, ns=(6, 6))
+    embed.index_folder(folder, path)
+    for picture in (one, other):
+        hit = embed.search(path, image=picture, k=1)[0]
+        assert hit.id == str(picture)
+        assert hit.distance < 1e-5
+
+
 def test_another_model_is_refused_by_name(folder: Path, path: str) -> None:
     embed.index_folder(folder, path)
 

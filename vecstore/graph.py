@@ -19,7 +19,7 @@ from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Curve, Reach
-from vecstore.index.codec import KINDS, Codec
+from vecstore.index.codec import KINDS, Codec, room_for_codes
 from vecstore.index.walk import DamageFound, Effort, Resident, Walker
 from vecstore.query import exact
 from vecstore.storage import graph as stored
@@ -230,7 +230,9 @@ class Graph:
         sample = _Sample.of(base, walker(linked.resident), mask, config.HELD_OUT, most, self._threads)
         if not linked.in_files:
             return sample.calibrate(few)
-        in_memory = replace(linked.resident, codes=np.array(linked.resident.codes))
+        codes = room_for_codes(*linked.resident.codes.shape)
+        codes[:] = linked.resident.codes
+        in_memory = replace(linked.resident, codes=codes)
         sample = replace(sample, walker=walker(in_memory))
         # So few at a time that what they touch is still in memory when they are searched for with more slack.
         return Calibration.mean([part.calibrate(few) for part in sample.parts(_SEARCHED_AT_ONCE)])
@@ -391,7 +393,9 @@ def _read_resident(blocks: State) -> Resident:
             raise ValueError("its codes have another width")
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
         raise damaged(keys.INDEX, graph.index_first, f"it cannot be read ({error})") from None
-    codes = np.ascontiguousarray(stored.code_rows(blocks, 0, graph.nodes))
+    codes = room_for_codes(graph.nodes, graph.code_bytes)
+    for first, count in stored.batches(graph, graph.code_bytes):
+        codes[first : first + count] = stored.code_rows(blocks, first, count)
     return Resident(codec, codes, slots, entries, calibration, limit, distortion)
 
 

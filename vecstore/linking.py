@@ -21,7 +21,7 @@ from vecstore.index import build, calibrate, division, scratch, shards, space
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration
 from vecstore.index.choice import choose
-from vecstore.index.codec import Codec
+from vecstore.index.codec import Codec, room_for_codes
 from vecstore.index.walk import Resident
 from vecstore.query import exact
 from vecstore.storage import graph as stored
@@ -138,7 +138,7 @@ class _Work:
         vectors = vectors[order]
         sample = np.sort(np.random.default_rng(self.plan.seed).permutation(self.count)[: config.SAMPLE])
         codec, lost = self._codec(vectors[sample])
-        codes = np.empty((self.count, codec.code_bytes), dtype=np.uint8)
+        codes = room_for_codes(self.count, codec.code_bytes)
         for low, high in self._portions():
             codes[low:high] = _encoded(codec, vectors[low:high], self.threads, pool)
         table = np.empty((self.count, 1 + edges.shape[1]), dtype=np.uint32)

@@ -13,13 +13,15 @@ import sys
 from collections.abc import Sequence
 
 import vecstore
-from vecstore.cli import ask, care, demo, exports, imports
+from vecstore.cli import ask, care, demo, exports, imports, pictures
 from vecstore.cli.output import CommandError, one_line
 
 __all__ = ["main"]
 
 _EXAMPLE = """examples:
   vecstore demo
+  vecstore index photos/ photos.vec
+  vecstore search photos.vec query.jpg -k 20 --html result.html
   vecstore import photos.jsonl photos.vec --metric cosine
   vecstore search photos.vec query.npy -k 5
   vecstore info photos.vec --json
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vecstore {vecstore.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (ask, care, exports, imports, demo):
+    for module in (pictures, ask, care, exports, imports, demo):
         module.add_commands(commands)
     return parser
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vecstore
-from vecstore.cli import ids
+from vecstore.cli import ids, pictures
 from vecstore.cli.output import CommandError, add_command, emit, open_file, table, whole
 
 _EXAMPLE = """vecstore search photos.vec query.npy -k 5
 vecstore search photos.vec "0.1,-0.2,0.3" --where '{"year": {"$gte": 2020}}'
+vecstore search photos.vec query.jpg -k 20 --html result.html
 vecstore search photos.vec --id img-1 --ids-only
 echo "[0.1, -0.2, 0.3]" | vecstore search photos.vec - --json"""
 
@@ -31,9 +32,11 @@ def add_commands(commands: Any) -> None:
         "vector",
         metavar="VECTOR",
         nargs="?",
-        help="a .npy, .npz or .json file, - for JSON or numbers from standard input, or numbers like 0.1,-0.2; "
+        help="a picture, a .npy, .npz or .json file, - for JSON or numbers from standard input, or numbers like 0.1,-0.2; "
         "a matrix gives one block of answers a query",
     )
+    parser.add_argument("--text", help="what the pictures should show, where the collection's model knows texts")
+    parser.add_argument("--model", help="what made the collection's vectors; it is known unless it needs options")
     parser.add_argument(
         "--id", help="search like this stored record, instead of VECTOR ('\"7\"' for the text 7)"
     )
@@ -41,26 +44,26 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--radius", type=float, metavar="DISTANCE", help="everything within this distance")
     parser.add_argument("--where", metavar="JSON", help="only records whose metadata match")
     parser.add_argument("--ids-only", action="store_true", help="ids alone, one a line, nearest first")
+    parser.add_argument("--html", metavar="PAGE", help="write the answers to a collection of pictures as one page")
     parser.add_argument("--null", action="store_true", help="with --ids-only: end ids with NUL, for xargs -0")
 
 
 def search(options: argparse.Namespace) -> int:
     """Print the nearest records."""
-    if (options.vector is None) == (options.id is None):
-        options.parser.error("give a VECTOR or --id ID: one of the two")
+    if (options.vector, options.id, options.text).count(None) != 2:
+        options.parser.error("give a VECTOR, a picture, --id ID or --text TEXT: one of them")
     if options.json and options.ids_only:
         options.parser.error("--json and --ids-only cannot go together")
     where = None if options.where is None else _filter(options.where)
-    with open_file(options.file) as collection:
-        if options.id is not None:
-            found = collection.search(
-                id=_stored_id(collection, options.id), k=options.k, where=where, radius=options.radius
-            )
-        else:
-            query = read_query(options.vector)
-            if collection.dtype == "binary" and query.dtype.kind in "iu" and _are_bytes(query):
-                query = query.astype(np.uint8)
-            found = collection.search(query, options.k, where=where, radius=options.radius)
+    found: Any
+    if options.text is not None or (options.vector is not None and pictures.is_picture(options.vector)):
+        found = pictures.ask(options, where)
+    else:
+        found = _by_vector(options, where)
+    if options.html is not None:
+        if isinstance(found, vecstore.HitsBatch):
+            raise CommandError("--html shows the answers to one query, and this is a matrix of several")
+        pictures.write_page(options.html, options, found)
     blocks: list[vecstore.Hits] = list(found) if isinstance(found, vecstore.HitsBatch) else [found]
     if options.ids_only:
         _print_ids(blocks, null=options.null)
@@ -73,6 +76,17 @@ def search(options: argparse.Namespace) -> int:
     }
     emit(options, document, _lines(blocks, numbered=isinstance(found, vecstore.HitsBatch)))
     return 0
+
+
+def _by_vector(options: argparse.Namespace, where: Any) -> Any:
+    with open_file(options.file) as collection:
+        if options.id is not None:
+            id_ = _stored_id(collection, options.id)
+            return collection.search(id=id_, k=options.k, where=where, radius=options.radius)
+        query = read_query(options.vector)
+        if collection.dtype == "binary" and query.dtype.kind in "iu" and _are_bytes(query):
+            query = query.astype(np.uint8)
+        return collection.search(query, options.k, where=where, radius=options.radius)
 
 
 def _hits(block: vecstore.Hits) -> list[dict[str, Any]]:
@@ -89,7 +103,7 @@ def _lines(blocks: list[vecstore.Hits], *, numbered: bool) -> list[str]:
                 str(rank),
                 f"{hit.distance:.6g}",
                 ids.to_line(hit.id),
-                json.dumps(hit.metadata, ensure_ascii=False) if hit.metadata else "",
+                _told(hit.metadata),
             )
             for rank, hit in enumerate(block, 1)
         ]
@@ -97,6 +111,11 @@ def _lines(blocks: list[vecstore.Hits], *, numbered: bool) -> list[str]:
             table(("rank", "distance", "id", "metadata"), rows, right=2) if rows else ["no record matches"]
         )
     return lines if blocks else ["no query"]
+
+
+def _told(metadata: dict[str, Any]) -> str:
+    shown = {name: value for name, value in metadata.items() if name not in pictures.HIDDEN}
+    return json.dumps(shown if "model" in metadata else metadata, ensure_ascii=False) if metadata else ""
 
 
 def _print_ids(blocks: list[vecstore.Hits], *, null: bool) -> None:

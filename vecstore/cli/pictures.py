@@ -1,0 +1,180 @@
+"""Pictures: index a folder, ask for what looks like one, see what could not be read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import vecstore
+from vecstore.cli.output import (
+    CommandError,
+    add_command,
+    duration,
+    emit,
+    pairs,
+    plural,
+    printable,
+    table,
+    whole,
+)
+
+# What a picture's record holds for machines.
+HIDDEN = ("model", "content", "perceptual", "difference", "mirrored_perceptual", "mirrored_difference", "mtime_ns")
+
+_INDEX_EXAMPLE = """vecstore index photos/ photos.vec
+vecstore index photos/ photos.vec --prune --retry"""
+
+
+def add_commands(commands: Any) -> None:
+    """Declare the commands of this module."""
+    parser = add_command(commands, "index", index, "put the pictures below a folder into a collection", _INDEX_EXAMPLE)
+    parser.add_argument("folder", metavar="FOLDER", help="where the pictures are, and in what is below")
+    parser.add_argument("file", metavar="FILE", help="the collection; made if it is not there")
+    parser.add_argument("--model", default=None, help="what makes vectors of pictures (classic)")
+    parser.add_argument("--prune", action="store_true", help="delete records of files that are gone")
+    parser.add_argument("--retry", action="store_true", help="try files again that could not be read")
+    parser.add_argument("--threads", type=whole(1), help="how many pictures are decoded at once (one a core)")
+    parser = add_command(
+        commands, "errors", errors, "list the files that could not be read, and why", "vecstore errors photos.vec"
+    )
+    parser.add_argument("file", metavar="FILE", help="the collection")
+
+
+def index(options: argparse.Namespace) -> int:
+    """Index a folder, and say what was done."""
+    from vecstore import embed
+
+    line = _Line(sys.stderr)
+    try:
+        report = embed.index_folder(
+            options.folder,
+            options.file,
+            options.model or "classic",
+            prune=options.prune,
+            retry=options.retry,
+            threads=options.threads,
+            progress=line.show,
+        )
+    finally:
+        line.clear()
+    names = ("found", "added", "changed", "moved", "unchanged", "failed", "pruned")
+    document = {
+        "folder": options.folder,
+        "file": options.file,
+        **{name: getattr(report, name) for name in names},
+        "seconds": report.elapsed,
+        "pictures_per_second": report.rate,
+        "stages": report.seconds,
+        "bottleneck": report.bottleneck,
+        "failures": report.failures,
+    }
+    emit(options, document, _told(options, report))
+    return 0
+
+
+def _told(options: argparse.Namespace, report: Any) -> list[str]:
+    done = [(name, f"{getattr(report, name):,}") for name in ("added", "changed", "moved", "unchanged", "pruned", "failed")]
+    lines = [f"{plural(report.found, 'picture')} below {options.folder}, in {duration(report.elapsed)}"]
+    lines += pairs([item for item in done if item[1] != "0"])
+    if report.added + report.changed:
+        stages = sorted(report.seconds.items(), key=lambda item: -item[1])
+        times = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages if seconds >= 0.001)
+        lines.append(f"{report.rate:,.0f} pictures a second; most time went to {report.bottleneck} ({times})")
+    for path, reason in list(report.failures.items())[:5]:
+        lines.append(f"not read: {printable(reason if path in reason else f'{path}: {reason}')}")
+    if report.failed:
+        lines.append(f"see all with: vecstore errors {options.file}")
+    return lines
+
+
+def errors(options: argparse.Namespace) -> int:
+    """Print the files that could not be read."""
+    from vecstore import embed
+
+    if not os.path.exists(options.file):
+        raise CommandError(f"{options.file} does not exist")
+    found = embed.failures(options.file)
+    document = {"file": options.file, "errors": [{"path": each.path, "reason": each.reason} for each in found]}
+    rows = [(each.path, each.reason) for each in found]
+    emit(options, document, table(("file", "reason"), rows, right=0) if rows else ["all pictures could be read"])
+    return 0
+
+
+# -- asking
+
+
+def is_picture(text: str) -> bool:
+    """Whether an argument names a picture, and no vector."""
+    from vecstore.embed.files import SUFFIXES
+
+    return os.path.splitext(text)[1].lower() in SUFFIXES
+
+
+def ask(options: argparse.Namespace, where: Any) -> vecstore.Hits:
+    """The pictures like the one that was named, or like a text."""
+    from vecstore import embed
+
+    if not os.path.exists(options.file):
+        raise CommandError(f"{options.file} does not exist")
+    asked = {"text": options.text} if options.text is not None else {"image": options.vector}
+    k = 10 if options.k is None and options.radius is None else options.k
+    return embed.search(options.file, **asked, k=k, model=options.model, where=where, radius=options.radius)
+
+
+def write_page(path: str, options: argparse.Namespace, hits: vecstore.Hits) -> None:
+    """The answers as one HTML page."""
+    from vecstore.embed.page import Section, page
+
+    subject = options.text or options.vector or options.id
+    asked = None
+    if options.text is None and options.vector is not None and is_picture(options.vector):
+        asked = _card(os.path.abspath(options.vector), {}, None)
+    cards = [_card(str(hit.id), hit.metadata, hit.distance) for hit in hits]
+    when = time.strftime("%Y-%m-%d %H:%M")
+    note = f"{plural(len(cards), 'answer')} from {options.file}, nearest first; {when}"
+    text = page(f"Like {os.path.basename(subject)}", [Section(cards)], asked=asked, note=note)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _card(path: str, metadata: dict[str, Any], distance: float | None) -> Any:
+    from vecstore.embed import ImageError
+    from vecstore.embed.page import Card
+    from vecstore.embed.thumbnails import thumbnail
+
+    try:
+        picture = thumbnail(path)
+    except ImageError:
+        picture = None
+    facts = tuple((name, str(value)) for name, value in sorted(metadata.items()) if name not in HIDDEN)
+    link = Path(path).as_uri() if os.path.isabs(path) else None
+    name = str(metadata.get("path", os.path.basename(path)))
+    return Card(name, link, distance, picture, facts)
+
+
+class _Line:
+    """One line that tells how far a run has come: in a terminal alone."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream if stream.isatty() else None
+        self._start = time.monotonic()
+        self._first: int | None = None
+
+    def show(self, done: int, total: int) -> None:
+        if self._stream is None:
+            return
+        self._first = done if self._first is None else self._first
+        passed = time.monotonic() - self._start
+        rate = done / passed if passed else 0.0
+        left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
+        self._stream.write(f"\r\x1b[K{done:,} of {total:,} pictures, {rate:,.0f} a second{left}")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        if self._stream is not None:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()

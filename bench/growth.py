@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import vecstore
 from large import read_from_disk
 from measure import memory, pin
 from peers import DATA
+
+import vecstore
 
 _DONTNEED = 4
 ROUNDS = 5

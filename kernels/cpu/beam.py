@@ -216,15 +216,14 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, p
                     break
                 counters[2], counters[3] = FOREIGN, frame.graph_first + node // frame.graph_rows
                 return -1
+            # Whether it is new is a coin that no processor foretells, so nothing here branches on it.
             place = _place(other, mask)
-            if seen[place] != np.uint32(other):
-                seen[place] = np.uint32(other)
-                if other != skip:
-                    fresh[count] = other
-                    count += 1
-                    start = frame.codes + other * frame.code_bytes
-                    for line in range(0, frame.code_bytes, _LINE):
-                        prefetch(start + line)
+            fresh[count] = other
+            count += types.int64(seen[place] != np.uint32(other)) & types.int64(other != skip)
+            seen[place] = np.uint32(other)
+            start = frame.codes + other * frame.code_bytes
+            for line in range(0, frame.code_bytes, _LINE):
+                prefetch(start + line)
         counters[1] += count
         _ask_for_next(frame, pool, at + 1, size)
         first = size
@@ -336,7 +335,7 @@ def _search(
         np.empty(_seen_size(room), np.uint32),
         np.empty(ASKED, np.int64),
         np.empty(room + 1, np.int64),
-        np.empty(frame.degree, np.int64),
+        np.empty(frame.degree + 1, np.int64),
         np.empty(reranked, np.int64),
     )
     for q in range(len(queries)):
@@ -416,7 +415,7 @@ def scratch(frame: Any, width: int, query: Any, room: int, reranked: int) -> tup
         np.empty(_seen_size.py_func(room), np.uint32),
         np.empty(ASKED, np.int64),
         np.empty(room + 1, np.int64),
-        np.empty(int(frame["degree"][0]), np.int64),
+        np.empty(int(frame["degree"][0]) + 1, np.int64),
         np.empty(reranked, np.int64),
     )
 

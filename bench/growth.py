@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from large import read_from_disk
-from measure import memory, pin
+from measure import pin
 from peers import DATA
 
 import vecstore
@@ -55,7 +55,6 @@ def build(path: Path, rows: Any, metric: str) -> float:
 
 
 def measure(path: Path, queries: Any, cold: int) -> dict[str, float]:
-    before = memory()["own"]
     with vecstore.open(path, mode="r", threads=1) as collection:
         found = {"recall": share(collection, queries)}
         pin(1)
@@ -67,7 +66,7 @@ def measure(path: Path, queries: Any, cold: int) -> dict[str, float]:
             seconds.append((time.perf_counter() - start) / len(queries))
         found["seconds"] = statistics.median(seconds)
         found["hops"] = statistics.mean(collection.explain(query, k=10)["hops"] for query in queries[:100])
-        found["memory"] = memory()["own"] - before
+        found["memory"] = collection.stats()["memory_bytes"]
         pages, waits = [], []
         for query in queries[:cold]:
             forget(path)
@@ -93,7 +92,7 @@ def main() -> None:
     sift, text = np.load(DATA / "sift-400k.npz"), np.load(DATA / "text-384.npz")
     queries = sift["query"].astype(np.float32)
     print(
-        "| rows | add and build, s | recall@10 | hops | one query, µs | cold: pages read | cold, ms | own memory, MB | file / raw |\n"
+        "| rows | add and build, s | recall@10 | hops | one query, µs | cold: pages read | cold, ms | memory, MB | file / raw |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     results: list[dict[str, float]] = []

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Each layer, and those that it may import from.
 ALLOWED = {
     "top": {"top", "collection", "query", "index", "storage", "kernels", "base"},
-    "cli": {"cli", "public", "base"},
+    "cli": {"cli", "embed", "public", "base"},
     "embed": {"embed", "public"},
     "collection": {"collection", "query", "index", "storage", "kernels", "base"},
     "query": {"query", "storage", "kernels", "base"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,9 +16,25 @@ from vecstore.config import FORMAT_VERSION
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = sorted(FIXTURES.glob("format-*/*.vec"))
 
+# Of all files of a format, one after the other. What stands here has landed: a file that no longer fits is another
+# format, with a number and a line of its own.
+LANDED = {
+    "format-1": "c811444fe9130be3e4c2dd3d2601e6e160d59427e765dec6b654b67e9d81437a",
+    "format-2": "58e23f9e9171e904f95ee04e4062f865487c712e515eb75e800946d4cea2b05b",
+    "format-3": "3962c3338e9f7488ba0ffa0bc5c3703a52c2bd5312430683fbda41d6ebbef66e",
+}
+
 
 def test_todays_format_has_fixtures() -> None:
     assert [path for path in FILES if path.parent.name == f"format-{FORMAT_VERSION}"]
+
+
+def test_fixtures_are_the_files_that_landed() -> None:
+    found = {
+        folder.name: hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.vec")))).hexdigest()
+        for folder in FIXTURES.glob("format-*")
+    }
+    assert found == LANDED
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")

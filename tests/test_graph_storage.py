@@ -429,7 +429,7 @@ def test_a_graph_of_nobody_is_not_copied(opened: Any) -> None:
 # -- old files
 
 
-def test_a_file_of_format_1_becomes_one_of_format_2_when_written(tmp_path: Path) -> None:
+def test_a_file_of_format_1_becomes_one_of_today_when_written(tmp_path: Path) -> None:
     source = FIXTURES / "format-1" / "l2-float32.vec"
     path = tmp_path / "old.vec"
     shutil.copy(source, path)
@@ -447,7 +447,7 @@ def test_a_file_of_format_1_becomes_one_of_format_2_when_written(tmp_path: Path)
     assert path.read_bytes() == source.read_bytes()
     with vecstore.open(path) as writer:
         writer.update("img-1", {"later": 1})
-        assert writer.stats()["format_version"] == 2
+        assert writer.stats()["format_version"] == FORMAT_VERSION
         written = change(writer, lambda session: some_graph(session, 1))
         with writer._file.snapshot() as state:
             check_written(state, written)
@@ -455,7 +455,7 @@ def test_a_file_of_format_1_becomes_one_of_format_2_when_written(tmp_path: Path)
 
 
 @pytest.mark.parametrize("change_it", ["graph", "compact", "staged"])
-def test_any_write_makes_it_format_2(tmp_path: Path, change_it: str) -> None:
+def test_any_write_makes_it_one_of_today(tmp_path: Path, change_it: str) -> None:
     path = tmp_path / "old.vec"
     shutil.copy(FIXTURES / "format-1" / "cosine-float16.vec", path)
     with vecstore.open(path) as writer:
@@ -468,7 +468,7 @@ def test_any_write_makes_it_format_2(tmp_path: Path, change_it: str) -> None:
                 session = Session(writer._file, stage_bytes=1)
                 some_graph(session, 1)
                 session.close()
-        assert writer.stats()["format_version"] == 2
+        assert writer.stats()["format_version"] == FORMAT_VERSION
         assert writer.verify().ok
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vecstore.errors import InvalidArgumentError
 
 # The file's format, an integer of its own: it moves when a reader of the old one would misread the new.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 METRICS_BY_DTYPE = {
     "float32": ("cosine", "l2", "ip"),

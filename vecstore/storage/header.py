@@ -77,7 +77,7 @@ class Header:
     depth: int = 0
     # The record block that still has room.
     tail: int | None = None
-    # Rows of vectors begin where the fewest of them cross pages; in a file of format 1, behind the header.
+    # Rows of vectors begin where the fewest of them cross pages; in a file before format 3, behind the header.
     aligned: bool = True
     # A large write was staged and not published: its blocks are dropped by the next writer.
     staged: bool = False
@@ -148,8 +148,7 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
     dtype, metric = content["dtype"], content["metric"]
     if dtype not in DTYPES or metric not in METRICS_BY_DTYPE[dtype]:
         raise ValueError(f"metric {metric!r} with dtype {dtype!r}")
-    if content["version"] == 1:
-        content = _upgraded(content)
+    content = _upgraded(content)
     counts = {kind: _number(content["counts"][chr(kind)], most_blocks * 64) for kind in keys.KINDS}
     catalog = {}
     for kind in keys.KINDS:
@@ -185,15 +184,15 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A header of format 1 in today's form; its version stays what it is until the next write."""
-    names = [chr(kind) for kind in keys.NEW_KINDS]
-    counts, catalog = dict(content["counts"]), dict(content["catalog"])
-    return content | {
-        "counts": counts | dict.fromkeys(names, 0),
-        "catalog": catalog | {name: [] for name in names},
-        "aligned": False,
-        "graph": None,
-    }
+    """A header of an older format in today's form; its version stays what it is until the next write."""
+    if content["version"] < 3:
+        content = {"aligned": False} | content
+    if content["version"] == 1:
+        names = [chr(kind) for kind in keys.NEW_KINDS]
+        content["counts"] = content["counts"] | dict.fromkeys(names, 0)
+        content["catalog"] = content["catalog"] | {name: [] for name in names}
+        content["graph"] = None
+    return content
 
 
 def _graph(content: dict[str, Any]) -> GraphHeader:

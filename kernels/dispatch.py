@@ -33,7 +33,7 @@ class CpuTarget:
         return self.vector_floats * self.tile_vectors
 
 
-_CPU = ("beam", "checksum", "distance", "gram", "leaf", "merge", "order", "packing", "prune", "scan", "select", "tile")
+_CPU = ("beam", "checksum", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "prune", "scan", "select", "tile")
 
 
 @functools.cache

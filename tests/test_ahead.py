@@ -120,9 +120,8 @@ def test_answers_are_the_same_whether_the_disk_is_asked_or_not(
 def test_searches_in_memory_end_it(walked: vecstore.Collection) -> None:
     for query in np.random.default_rng(1).standard_normal((20, 64)):
         walked.search(query)
-    resident = walked._graph._resident
-    assert resident is not None
-    assert not resident[1].watch.cold
+    with walked._file.snapshot() as state:
+        assert not walked._graph._keeper.of(state).watch.cold
 
 
 # -- the watch

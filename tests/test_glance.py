@@ -176,7 +176,7 @@ def test_nothing_is_registered_while_nothing_changes(c: vecstore.Collection, sna
     for query in DATA[:50]:
         c.search(query)
     assert snapshots == []
-    assert c._file.readers() == 0
+    assert c._file.readers() == []
 
 
 def test_the_next_search_sees_what_another_process_wrote(

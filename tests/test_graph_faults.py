@@ -28,8 +28,8 @@ shimmed = pytest.mark.skipif(shim.missing() is not None, reason=str(shim.missing
 
 @pytest.fixture
 def small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "GRAPH_FROM", builds.LEAST)
-    monkeypatch.setattr(config, "GRAPH_FROM_BYTES", 0)
+    for name, value in builds.SMALL.items():
+        monkeypatch.setattr(config, name, value)
 
 
 def campaign(module: str, *arguments: object, preload: bool = True) -> str:

@@ -62,9 +62,9 @@ def check_written(blocks: Any, written: dict[str, Any], size: int | None = None)
     np.testing.assert_array_equal(graph.graph_slots(blocks), written["slots"])
     for first in range(0, count, size or count):
         wanted = slice(first, min(first + (size or count), count))
-        slots, neighbors = graph.graph_rows(blocks, first, wanted.stop - first)
-        assert slots.dtype == neighbors.dtype == np.uint32
-        np.testing.assert_array_equal(slots, written["slots"][wanted])
+        marks, neighbors = graph.graph_rows(blocks, first, wanted.stop - first)
+        assert marks.dtype == neighbors.dtype == np.uint32
+        assert not marks.any()
         np.testing.assert_array_equal(neighbors, written["neighbors"][wanted])
         np.testing.assert_array_equal(graph.code_rows(blocks, first, wanted.stop - first), written["codes"][wanted])
 
@@ -321,14 +321,17 @@ def check_linked(collection: vecstore.Collection, linked: set[Any]) -> None:
     assert collection.verify(raise_on_error=True).ok
 
 
-def test_a_purge_leaves_what_it_moves_pending(opened: Any) -> None:
+def test_what_a_purge_moves_keeps_its_node(opened: Any) -> None:
     collection = filled(opened, 6000, dim=64)
     change(collection, lambda session: some_graph(session, 1))
     gone = [n for n in range(6000) if n % 10 < 4]
     collection.delete(gone)
     stats = collection.stats()
     assert stats["count"] == 3600
-    assert 0 < stats["pending"] < 3600
+    assert stats["pending"] == 0
+    with collection._file.snapshot() as state:
+        slots = graph.graph_slots(state)
+        assert np.array_equal(np.sort(slots[slots != NONE]), np.flatnonzero(live_mask(state)))
     assert collection.verify().ok
 
 
@@ -570,13 +573,15 @@ def sound(opened: Any) -> vecstore.Collection:
     collection = filled(opened, 300)
     ring = (np.arange(300)[:, None] + np.arange(1, 4)).astype(np.uint32) % 300
     neighbors = np.concatenate((ring, np.full((300, 2), NONE, dtype=np.uint32)), axis=1)
-    change(
-        collection,
-        lambda session: graph.write_graph(
+
+    def do(session: Session) -> None:
+        graph.write_graph(
             session, slots=np.arange(300), neighbors=neighbors, codes=np.zeros((300, 16), dtype=np.uint8),
             index=msgpack.packb({"a": 1}), degree=5, code_bytes=16, codec="x", entries=1, seed=1,
-        ),
-    )  # fmt: skip
+        )  # fmt: skip
+        graph.add_edges(session, np.array([[7, 9], [3, 1]], dtype=np.uint32))
+
+    change(collection, do)
     collection.delete([5])
     assert collection.verify().ok
     return collection
@@ -588,6 +593,13 @@ def edit_word(kind: int, row: int, column: int, value: int) -> Callable[[Session
     def do(session: Session) -> None:
         block = session.edit(kind, 0)
         payload(block)[24 * row + 4 * column : 24 * row + 4 * column + 4] = np.array([value], dtype="<u4").view(np.uint8)
+
+    return do
+
+
+def edit_place(kind: int, place: int, value: int) -> Callable[[Session], None]:
+    def do(session: Session) -> None:
+        payload(session.edit(kind, 0)).view("<u4")[place] = value
 
     return do
 
@@ -616,10 +628,11 @@ LIES: list[tuple[Callable[[Session], Any], str]] = [
     (edit_word(keys.GRAPH, 3, 2, NONE - 1), "node 3 has a neighbour that does not exist"),
     (edit_word(keys.GRAPH, 3, 1, 3), "node 3 is its own neighbour"),
     (edit_word(keys.GRAPH, 3, 1, NONE), "node 3 has a neighbour behind the end of its row"),
-    (edit_word(keys.GRAPH, 3, 0, 300), "node 3 has a slot that does not exist"),
-    (edit_word(keys.GRAPH, 3, 0, 7), "node 7 has the slot of another node"),
-    (edit_word(keys.GRAPH, 3, 0, NONE), "slot 3 is linked, and no node is its"),
-    (edit_word(keys.GRAPH, 5, 0, NONE), "the slots in the graph's index are not those in its rows"),
+    (edit_place(keys.NODES, 3, 300), "block nodes 0 is damaged: it names a node that does not exist"),
+    (edit_place(keys.NODES, 3, 7), "slot 7 has the node of another slot"),
+    (edit_place(keys.NODES, 3, NONE), "slot 3 is linked, and no node is its"),
+    (edit_place(keys.EDGES, 1, 300), "block edges 0 is wrong: it has an edge from 7 to 300"),
+    (edit_place(keys.EDGES, 2, 1), "block edges 0 is wrong: it has an edge from 1 to 1"),
     (edit_bit(5), "block linked 0 is wrong: slot 5 is linked, and not live"),
     (edit_bit(305), "it links slots behind those that there were"),
     (spoil_index, "block index 0 is damaged: its parameters cannot be read"),
@@ -627,10 +640,14 @@ LIES: list[tuple[Callable[[Session], Any], str]] = [
     (free_one(keys.CODES), "block codes 0 is damaged: it is missing"),
     (free_one(keys.INDEX), "block index 0 is damaged: it is missing"),
     (free_one(keys.LINKED), "block linked 0 is damaged: it is missing"),
+    (free_one(keys.NODES), "block nodes 0 is damaged: it is missing"),
+    (free_one(keys.EDGES), "block edges 0 is damaged: it is missing"),
     (add_one(keys.GRAPH), "block graph 2 is no part of the graph"),
     (add_one(keys.CODES), "block codes 1 is no part of the graph"),
     (add_one(keys.INDEX), "block index 1 is no part of the graph"),
     (add_one(keys.LINKED), "block linked 1 is no part of the graph"),
+    (add_one(keys.NODES), "block nodes 1 is no part of the graph"),
+    (add_one(keys.EDGES), "block edges 1 is no part of the graph"),
 ]
 
 

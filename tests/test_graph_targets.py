@@ -41,7 +41,7 @@ told = {"target": str(dispatch.cpu_target())}
 with tempfile.TemporaryDirectory() as folder, vecstore.open(folder + "/c.vec", dim=24, metric="l2") as c:
     c.add(np.arange(1500), data)
     with c._view() as blocks:
-        slots, edges = graph.graph_rows(blocks, 0, 1500)
+        slots = graph.graph_slots(blocks)
         # Which vectors are sampled goes by the file's own seed; which leaders there are does not matter here.
         told["nodes"] = sorted(slots.tolist()) == list(range(1500))
     truth, found = (c.search(queries, k=10, **how) for how in ({"exact": True}, {"search_list": 500}))
@@ -87,6 +87,9 @@ kernels = {
     "turn round": cpu.prune.turn_round(),
     "chain": cpu.order.chain_cells(),
     "connect": cpu.order.connect(),
+    "mend": cpu.knit.mend(),
+    "weigh": cpu.knit.weigh(),
+    "chain of later edges": cpu.later.chain(),
     "merge": cpu.merge.merge(),
     "spread": cpu.merge.spread(),
     "page sums": checksum.page_sums(),
@@ -181,4 +184,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 16
+    assert len(output.splitlines()) == 19

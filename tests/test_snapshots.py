@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vecstore
+from vecstore import config
 from vecstore.errors import CollectionNotFoundError, LockedError
 
 
@@ -85,6 +86,24 @@ def test_a_file_that_is_gone_leaves_no_reader(opened: Any, path: str) -> None:
             collection.search(np.ones(2))
     assert collection._file._now.active == 0
     assert all(line.rstrip().endswith("-") for line in environment.readers().splitlines()[1:])
+
+
+def test_a_snapshot_that_is_held_for_long_is_named(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "OLD_SNAPSHOT", 5)
+    collection = opened(dim=2)
+    collection.add(range(10), np.ones((10, 2)))
+    records = iter(collection)
+    next(records)
+    assert collection.stats()["held_snapshots"] == []
+    for turn in range(4):
+        collection.upsert(1, [turn, 1])
+    with pytest.warns(RuntimeWarning, match=rf"process {os.getpid()} has been reading .* for 5 commits"):
+        collection.upsert(1, [4, 1])
+    for turn in range(5, 9):  # warnings are errors here
+        collection.upsert(1, [turn, 1])
+    assert collection.stats()["held_snapshots"] == [{"process": os.getpid(), "commits_behind": 9}]
+    records.close()
+    assert collection.stats()["held_snapshots"] == []
 
 
 def test_the_oldest_snapshot_is_known_by_its_age(opened: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import config, inputs
+from vecstore import inputs
 from vecstore.config import (
     DEFAULT_K,
     STAGE_BYTES,
@@ -34,7 +34,7 @@ from vecstore.planner import Asked, Planner
 from vecstore.query import answers
 from vecstore.query.fields import Fields
 from vecstore.query.where import Where, parse
-from vecstore.report import build_progress, plan, progress_line, stats
+from vecstore.report import build_progress, plan, progress_line, stats, warn_of_old_snapshots
 from vecstore.storage import replace, store
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File
@@ -87,6 +87,7 @@ class Collection:
         self._broken = False
         # Calls in progress after which the graph is seen to once, not after each of their parts.
         self._link_later = 0
+        self._warned_of: set[int] = set()
         with self._view() as blocks:
             self._settings, self._seed = blocks.header.settings, blocks.header.seed
 
@@ -247,7 +248,7 @@ class Collection:
             self._link_later -= 1
         if total:
             with self._file.writing(self._timeout), contextlib.suppress(VecstoreError, MemoryError):
-                self._link(config.EXTENDED_SHARE)
+                self._link()
         return total
 
     @contextlib.contextmanager
@@ -331,13 +332,13 @@ class Collection:
             return
         with self._file.writing(self._timeout):
             session = Session(self._file, self._stage_bytes)
-            worn = 0.0
+            due = False
             try:
                 yield session
                 if session.changed and not self._link_later:
                     # Asked while the session has it all at hand: opening another for it costs as much as a small write.
                     with contextlib.suppress(VecstoreError, MemoryError):
-                        worn = self._graph.worn(session)
+                        due = self._graph.due(session)
                 session.commit()
             finally:
                 session.close()
@@ -345,8 +346,9 @@ class Collection:
             with contextlib.suppress(VecstoreError, MemoryError):
                 if session.dropped:
                     self._purge()
-                if (worn > config.WORN_SHARE or session.dropped) and not self._link_later:
-                    self._link(config.WORN_SHARE)
+                if (due or session.dropped) and not self._link_later:
+                    self._link()
+                    warn_of_old_snapshots(self._file, self._warned_of)
 
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
@@ -368,16 +370,17 @@ class Collection:
             finally:
                 session.close()
 
-    def _link(self, share: float) -> None:
-        """Build the graph anew, in a commit of its own, if more than a share of the records is not in it."""
-        session = Session(self._file, self._stage_bytes)
-        try:
-            if self._graph.worn(session) > share:
+    def _link(self, end: float | None = None, *, all_of_it: bool = False) -> None:
+        """Build the graph anew if it is worn; else link what is pending and sweep what is owed, slice by slice."""
+        while end is None or time.monotonic() < end:
+            session = Session(self._file, self._stage_bytes)
+            try:
                 with build_progress() as progress:
-                    self._graph.rebuild(session, progress)
+                    if not self._graph.tend(session, progress, all_of_it=all_of_it):
+                        return
                 session.commit()
-        finally:
-            session.close()
+            finally:
+                session.close()
 
     @property
     def _stage_bytes(self) -> int:
@@ -677,8 +680,7 @@ class Collection:
         end = None if budget_seconds is None else time.monotonic() + budget_seconds
         with self._file.writing(self._timeout):
             self._purge(end)
-            if end is None or time.monotonic() < end:
-                self._link(0.0)
+            self._link(end, all_of_it=True)
 
     def compact(self) -> int:
         """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vecstore.errors import InvalidArgumentError
 
 # The file's format, an integer of its own: it moves when a reader of the old one would misread the new.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 METRICS_BY_DTYPE = {
     "float32": ("cosine", "l2", "ip"),
@@ -45,11 +45,17 @@ STAGE_BYTES = 64 << 20
 # while building a graph would pay only after thousands of searches.
 GRAPH_FROM = 10_000
 GRAPH_FROM_BYTES = 20_000_000
-# The graph is built anew when this share of the records came after it, or twice as many are gone. Until then
-# they are compared one by one: with less a collection that grows batch by batch is mostly building.
-WORN_SHARE = 0.3
-# After a call that added many batches, this much is reason enough.
-EXTENDED_SHARE = 0.05
+# The graph is built anew when this share of the records is not in it: linking takes some six times as long a record.
+WORN_SHARE = 0.2
+# Or when so many of its nodes are dead that the sweep, which gives them to new records, has too little use for them.
+GONE_SHARE = 0.6
+# From so many pending records on, or rows that the sweep owes, a commit links and sweeps; and it does no more than this.
+LINKED_FROM, LINKED_AT_ONCE = 256, 2_000
+SWEPT_FROM, SWEPT_AT_ONCE = 40_000, 40_000
+# A read that began so many commits ago is warned of.
+OLD_SNAPSHOT = 1_000
+# When so many of its records have come or gone, how far walks must go is measured again.
+RECALIBRATED_SHARE = 0.15
 # More answers than this are scanned for: a pool so long is no quicker.
 MOST_WALKED = 2_000
 # Where fewer of a graph's nodes than this share are live, a walk meets little but what is gone.
@@ -59,7 +65,7 @@ SAMPLE = 50_000
 HELD_OUT = 400
 # They are searched for with so many answers as well as with a few: what it takes lies between.
 MANY = 100
-DRIFT_SAMPLE = 2_000
+DRIFT_SAMPLE = 600
 # Of these a few are searched for among the others, to see which codes are enough.
 CHOICE_SAMPLE, CHOICE_QUERIES = 10_000, 100
 

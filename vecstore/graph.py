@@ -6,7 +6,9 @@ build are pending: they are compared one by one beside the walk, so every answer
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,14 +16,14 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import config, linking
+from vecstore import config, linking, upkeep
 from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
-from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Curve, Reach
-from vecstore.index.codec import KINDS, Codec, room_for_codes
+from vecstore.index.codec import KINDS, room_for_codes
 from vecstore.index.walk import DamageFound, Effort, Resident, Walker
 from vecstore.query import exact
+from vecstore.resident import Keeper, parameters
 from vecstore.storage import graph as stored
 from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD_BYTES, damaged
@@ -36,6 +38,11 @@ Found = exact.Found
 _CODECS = {*KINDS, *bits.KINDS}
 # How many rows of a graph that is no blocks yet are taken for one.
 _ROWS_A_BLOCK = 32
+# Where links came one by one, what is stored is found more easily than what is not: of queries from outside, so many more of
+# the neighbours were missed after some rounds of replacement.
+_DOUBT = 0.15
+# Rows count the edges that came later in 32 bits.
+_MOST_EDGES = 0xF0000000
 _SEARCHED_AT_ONCE, _DRAWN, _FEWER_OF_MANY = 25, 4, 4
 
 
@@ -61,7 +68,7 @@ class Graph:
         self._threads = threads
         self._codec = codec
         self._memory = memory
-        self._resident: tuple[object, Resident] | None = None
+        self._keeper = Keeper()
         # So many records were too many for the memory when they were to be linked last.
         self._refused = -1
         self._warned = False
@@ -69,7 +76,7 @@ class Graph:
     @property
     def nbytes(self) -> int:
         """Memory that codes and their tables take."""
-        return 0 if self._resident is None else self._resident[1].nbytes
+        return self._keeper.nbytes
 
     # -- walking
 
@@ -89,7 +96,7 @@ class Graph:
         vectors = blocks.lazy(keys.VECTORS, 0, header.counts[keys.VECTORS], gaps=True)
         walker = Walker(
             header.settings,
-            self._resident_of(blocks),
+            self._keeper.of(blocks),
             graph,
             header.graph.degree,
             vectors,
@@ -112,12 +119,10 @@ class Graph:
         threads: int,
     ) -> tuple[list[Found], Effort]:
         """The k nearest of each query, pending records included; and what it took."""
-        try:
+        with _explained(blocks):
             slots, distances, sizes, effort = ready.walker.search(
                 queries, k, reach, ready.mask, threads, exact.executor
             )
-        except DamageFound as found:
-            raise _explained(blocks, found) from None
         answers = [
             (row[:size], values[:size])
             for row, values, size in zip(slots, distances, sizes.tolist(), strict=True)
@@ -127,16 +132,8 @@ class Graph:
             [answers[place]] = exact.nearest(blocks, queries[place : place + 1], k, ready.mask, threads)
         if ready.waiting is not None:
             others = exact.nearest(blocks, queries, k, ready.waiting, threads)
-            answers = [_merged(mine, other, k) for mine, other in zip(answers, others, strict=True)]
+            answers = [merged(mine, other, k) for mine, other in zip(answers, others, strict=True)]
         return answers, effort
-
-    def _resident_of(self, blocks: State) -> Resident:
-        graph = blocks.header.graph
-        assert graph is not None
-        stamp = blocks.header.uuid, graph.stamp
-        if self._resident is None or self._resident[0] != stamp:
-            self._resident = stamp, _read_resident(blocks)
-        return self._resident[1]
 
     def recall(self, blocks: Blocks, ready: Ready, sample: int, k: int) -> float:
         """What a walk by default finds of the true neighbours that it can find."""
@@ -144,56 +141,88 @@ class Graph:
             return 1.0
         reach = ready.walker.reach
         measured = _Sample.of(blocks, ready.walker, ready.mask, sample, k, self._threads)
-        return measured.recall(k, reach(k, None, None), reach(k + 1, None, None))
+        with _explained(blocks):
+            return measured.recall(k, reach(k, None, None), reach(k + 1, None, None))
 
     def drift(self, blocks: Blocks) -> float | None:
-        """How much more the codec loses of pending vectors than of those that it was trained for; 1.0 is no more.
+        """How much more the codec loses of today's vectors than of those that it was trained for; 1.0 is no more.
 
-        None where there is no codec, or nothing pending to compare.
+        None where there is no codec, or one that loses nothing.
         """
-        if blocks.header.graph is None or not stored.pending_slots(blocks).size:
+        graph = blocks.header.graph
+        if graph is None or graph.codec not in KINDS:
             return None
-        ready = self.ready(blocks)
-        if ready is None or ready.waiting is None or isinstance(ready.walker.resident.codec, Bits):
+        resident = parameters(blocks)
+        slots = np.flatnonzero(live_mask(blocks))
+        if not slots.size:
             return None
-        resident = ready.walker.resident
-        slots = np.flatnonzero(ready.waiting)
-        slots = np.sort(np.random.default_rng(2).permutation(slots)[: config.DRIFT_SAMPLE])
+        slots = np.sort(
+            np.random.default_rng(2).choice(slots, min(config.DRIFT_SAMPLE, slots.size), replace=False)
+        )
         rows = space.prepare_rows(blocks.header.settings, read_rows(blocks, slots), resident.norm_limit)
         return linking.distortion(resident.codec, rows) / max(resident.distortion, 1e-12)
 
     # -- building
 
-    def worn(self, blocks: Blocks) -> float:
-        """The share of records that came after the last build, or half that of those gone since.
+    def due(self, blocks: Blocks) -> bool:
+        """Whether there is enough to build, to link or to sweep for a commit of its own."""
+        graph = blocks.header.graph
+        if self._worn(blocks):
+            return True
+        if graph is None or graph.codec not in _CODECS:
+            return False
+        return stored.pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM
 
-        All of them where a graph is wanted and there is none; none where a scan will do.
-        """
+    def tend(self, session: Session, progress: build.Progress, *, all_of_it: bool = False) -> bool:
+        """Do a slice of what is due, or with ``all_of_it`` of what may be done; the caller commits. False if there is none."""
+        if self._worn(session) and self._rebuild(session, progress):
+            return True
+        graph = session.header.graph
+        if graph is None or not (all_of_it or self.due(session)):
+            return False
+        ready = self.ready(session.base)
+        if ready is None:
+            return False
+        with _explained(session.base):
+            if graph.named and graph.changes <= config.RECALIBRATED_SHARE * graph.nodes:
+                return upkeep.tend(session, ready.walker, ready.mask, self._threads)
+            calibration = self._calibration(session.base, ready.walker, ready.mask)
+        # Codes that were made for other vectors may tell too little apart.
+        if calibration.reaches(None) or not self._rebuild(session, progress):
+            content = msgpack.unpackb(stored.read_index(session)) | {"calibration": calibration.to_dict()}
+            stored.replace_index(session, msgpack.packb(content))
+        return True
+
+    def _worn(self, blocks: Blocks) -> bool:
+        """Whether a graph is wanted, and there is none, or too little of the collection is in the one that there is."""
         header = blocks.header
         large = header.records * header.settings.row_bytes >= config.GRAPH_FROM_BYTES
         if not large or header.records < config.GRAPH_FROM:
-            return 0.0
+            return False
         if header.graph is None:
-            return 1.0
+            return True
+        if header.graph.edges_origin + header.graph.edges > _MOST_EDGES:
+            return True
         pending = stored.pending_slots(blocks).size
         gone = header.graph.nodes - (header.records - pending)
-        return float(max(pending, gone / 2) / header.records)
+        return pending > config.WORN_SHARE * header.records or gone > config.GONE_SHARE * header.graph.nodes
 
-    def rebuild(self, session: Session, progress: build.Progress) -> None:
-        """Build a graph of all live records in place of the one there is; the caller commits."""
+    def _rebuild(self, session: Session, progress: build.Progress) -> bool:
+        """Build a graph of all live records in place of the one there is; False if the memory is too little for that."""
         if self._memory is not None:
             if self._refused == session.header.records:
-                return
+                return False
             # What the new graph replaces makes room; a search meanwhile would read it again.
-            self._resident = None
+            self._keeper.forget()
             for blocks in (session, session.base):
                 blocks.cache.pop("graph", None)
         with linking.link(session, self._memory, self._threads, self._codec, progress) as linked:
             if linked is None:
                 self._refused = session.header.records
                 self._warn(session)
-            else:
-                linked.write(session, self._calibrate(session, linked))
+                return False
+            linked.write(session, self._calibrate(session, linked))
+            return True
 
     def _fits(self, graph: GraphHeader, blocks: Blocks) -> bool:
         """Whether the memory allows walking. Where it does not, one is told so, and searches scan."""
@@ -216,10 +245,9 @@ class Graph:
     def _calibrate(self, session: Session, linked: linking.Linked) -> Calibration:
         """Search the new graph for a sample of its own vectors, with more and more slack."""
         base, count = session.base, linked.resident.slots.size
-        few = min(config.DEFAULT_K, count - 2)
+        few, most = _depths(count)
         if few < 1:
             return calibrate.UNKNOWN
-        most = config.MANY if count > 10 * config.MANY else few
         vectors = base.lazy(keys.VECTORS, 0, base.header.counts[keys.VECTORS], gaps=True)
         rows = _InMemory.of(linked.table)
 
@@ -236,6 +264,20 @@ class Graph:
         sample = replace(sample, walker=walker(in_memory))
         # So few at a time that what they touch is still in memory when they are searched for with more slack.
         return Calibration.mean([part.calibrate(few) for part in sample.parts(_SEARCHED_AT_ONCE)])
+
+    def _calibration(self, base: State, walker: Walker, mask: NDArray[np.uint8]) -> Calibration:
+        """The same of a graph that has been in the file for a while."""
+        few, most = _depths(int(np.count_nonzero(mask)))
+        if few < 1:
+            return calibrate.UNKNOWN
+        measured = _Sample.of(base, walker, mask, config.HELD_OUT, most, self._threads).calibrate(few)
+        return Calibration(tuple(curve.doubted(_DOUBT) for curve in measured.curves))
+
+
+def _depths(count: int) -> tuple[int, int]:
+    """With how many answers walks are measured among so many records: few, and many."""
+    few = min(config.DEFAULT_K, count - 2)
+    return few, config.MANY if count > 10 * config.MANY else few
 
 
 @dataclass(frozen=True)
@@ -262,7 +304,9 @@ class _Sample:
         for drawn in (min(_DRAWN * size, count), count):
             nodes = np.random.default_rng(1).choice(count, drawn, replace=False)
             slots = walker.resident.slots[nodes].astype(np.int64)
-            counting = np.flatnonzero(mask[slots])[:size]
+            counting = np.flatnonzero((slots < mask.size) & (mask[np.minimum(slots, mask.size - 1)] > 0))[
+                :size
+            ]
             if counting.size == size:
                 break
         nodes, slots = nodes[counting], slots[counting]
@@ -360,46 +404,23 @@ class _InMemory:
         )
 
 
-def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:
-    """A codec of the collection's own kind of numbers, or a ValueError."""
-    if settings.dtype != "binary":
-        return Codec.from_dict(content)
-    bits = Bits.from_dict(content)
-    if bits.kind != f"{settings.metric} bits":
-        raise ValueError("codes of another metric")
-    return bits
-
-
-def _merged(mine: Found, other: Found, k: int) -> Found:
+def merged(mine: Found, other: Found, k: int) -> Found:
+    """The k nearest of two answers."""
     slots, distances = np.concatenate((mine[0], other[0])), np.concatenate((mine[1], other[1]))
     order = np.lexsort((slots, distances))[:k]
     return slots[order], distances[order]
 
 
-def _read_resident(blocks: State) -> Resident:
-    """The graph's parameters and codes, every number of them checked."""
-    graph = blocks.header.graph
-    assert graph is not None
+@contextlib.contextmanager
+def _explained(blocks: Blocks) -> Iterator[None]:
+    """Walks in here that give up at a damaged block end in an error that names it."""
     try:
-        content = msgpack.unpackb(stored.read_index(blocks))
-        codec = _read_codec(content["codec"], blocks.header.settings)
-        slots = stored.graph_slots(blocks)
-        entries = np.frombuffer(content["entries"], dtype="<u4").astype(np.uint32)
-        calibration = Calibration.from_dict(content["calibration"])
-        limit, distortion = float(content["norm_limit"]), float(content["distortion"])
-        if not entries.size or int(entries.max()) >= graph.nodes:
-            raise ValueError("it names nodes that do not exist")
-        if codec.code_bytes != graph.code_bytes or codec.width != space.width(blocks.header.settings):
-            raise ValueError("its codes have another width")
-    except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
-        raise damaged(keys.INDEX, graph.index_first, f"it cannot be read ({error})") from None
-    codes = room_for_codes(graph.nodes, graph.code_bytes)
-    for first, count in stored.batches(graph, graph.code_bytes):
-        codes[first : first + count] = stored.code_rows(blocks, first, count)
-    return Resident(codec, codes, slots, entries, calibration, limit, distortion)
+        yield
+    except DamageFound as found:
+        raise _damage(blocks, found) from None
 
 
-def _explained(blocks: Blocks, found: DamageFound) -> CorruptionError:
+def _damage(blocks: Blocks, found: DamageFound) -> CorruptionError:
     """What is wrong with the block that a walk gave up at."""
     kind = keys.GRAPH if found.graph else keys.VECTORS
     if not found.foreign:

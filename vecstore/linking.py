@@ -83,8 +83,8 @@ class Linked:
 
 
 def resident_bytes(nodes: int, code_bytes: int) -> int:
-    """What walks keep in memory of a graph: a code and a slot for each node."""
-    return nodes * (code_bytes + 4)
+    """What walks keep in memory of a graph: a code, a slot and the way back from it for each node."""
+    return nodes * (code_bytes + 8)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import LEAST_LIVE, MOST_WALKED
-from vecstore.graph import Graph, Ready
+from vecstore.graph import Graph, Ready, merged
 from vecstore.index.single import Single
 from vecstore.index.walk import Effort
 from vecstore.query import exact
@@ -75,12 +75,16 @@ class Planner:
                 singles.clear()
             singles[asked] = self._single(state, Asked(k, recall=recall, search_list=search_list))
         single = singles.get(asked)
-        return None if single is None else single.search(query)
+        found = None if single is None else single.search(query)
+        if found is None or ready.waiting is None:
+            return found
+        [others] = exact.nearest(state, query[None], k, ready.waiting, 1)
+        return merged(found, others, k)
 
     def _single(self, state: State, asked: Asked) -> Single | None:
-        """What walks for one vector at a time; None where it is scanned, or records wait that are to be scanned too."""
+        """What walks for one vector at a time; None where it is scanned."""
         ready = self._ready(state, asked)
-        if ready is None or ready.waiting is not None:
+        if ready is None:
             return None
         assert asked.k is not None
         reach = ready.walker.reach(asked.k, asked.recall, asked.search_list)

@@ -6,12 +6,14 @@ import contextlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore import config
 from vecstore.index.walk import Effort
 from vecstore.query.fields import Fields
 from vecstore.storage import keys
@@ -30,7 +32,7 @@ def stats(
     # The two meta pages and the header stand beside what the catalog lists.
     pages = sum(count * layout.pages(kind) for kind, count in present.items()) + catalog + 3
     rows = present[keys.VECTORS] * layout.rows
-    graph = header.graph
+    graph, readers = header.graph, file.readers()
     file_bytes = os.path.getsize(file.path)
     cached = sum(value.nbytes for value in blocks.cache.values() if isinstance(value, np.ndarray))
     return {
@@ -50,14 +52,34 @@ def stats(
         "blocks": {keys.NAMES[kind]: count for kind, count in present.items()},
         "memory_bytes": fields.nbytes + cached + graph_bytes,
         "filter_columns": fields.names,
-        "readers": file.readers(),
+        "readers": len(readers),
+        "held_snapshots": [
+            {"process": process, "commits_behind": behind} for process, behind in readers if behind
+        ],
         "snapshot_age_seconds": file.oldest_snapshot(),
         "pending": 0 if graph is None else header.records - int(linked_mask(blocks).sum(dtype=np.int64)),
         "graph_degree": None if graph is None else graph.degree,
         "nodes": 0 if graph is None else graph.nodes,
         "codec": None if graph is None else graph.codec,
+        # Rows that are behind with what came and went, edges that wait beside the rows, and changes since walks were measured.
+        "unswept": 0 if graph is None else graph.owed,
+        "later_edges": 0 if graph is None else graph.edges,
+        "uncalibrated": 0 if graph is None else graph.changes,
         "codec_drift": None if drift is None else round(drift, 3),
     }
+
+
+def warn_of_old_snapshots(file: File, known: set[int]) -> None:
+    """Name each process once that keeps the file from using again what was freed."""
+    for process, behind in file.readers():
+        if behind >= config.OLD_SNAPSHOT and process not in known:
+            known.add(process)
+            warnings.warn(
+                f"process {process} has been reading {file.path} for {behind:,} commits, and the file grows as long as it "
+                "does, because what was freed since cannot be used again: end that iteration, export or backup",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def plan(

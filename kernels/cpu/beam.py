@@ -25,6 +25,7 @@ from .coder import PARAMETERS, prepare
 from .codes import score
 from .compile import compiled, helper, reads, writes
 from .distance import hamming_row, jaccard_row
+from .later import first_later, next_later, other_of, since_of
 from .memory import address_of, as_uint32, as_uint64, element_tag, load, prefetch
 from .pool import FARTHEST, key_of, node_of, score_of, take
 from .rows import ask_for_vector, read_vector, vector_at
@@ -38,11 +39,14 @@ _AHEAD = 4
 # A table of what was seen holds this many nodes for each place in the pool, and is small enough to clear.
 _SEEN_A_PLACE = 32
 _SEEN_LEAST, _SEEN_MOST = 1 << 12, 1 << 20
+# Of the edges that came later, a hop looks at this many; a sweep folds them into the row long before there are more.
+_LATER = 64
 
 # What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
 # whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`. Of each block of
-# vectors there are the sums of its pages, and the generations in which those were found right. While what is
-# read comes from the disk, `cold` is 1, and it is asked for ahead of need.
+# vectors there are the sums of its pages, and the generations in which those were found right. Edges that came
+# after the rows are in chains of pairs, of which this snapshot has `later_count`. While what is read comes from
+# the disk, `cold` is 1, and it is asked for ahead of need.
 FRAME = np.dtype(
     [
         ("metric", "i8"),
@@ -77,6 +81,11 @@ FRAME = np.dtype(
         ("vector_addresses", "i8"),
         ("vector_generations", "i8"),
         ("vector_seen", "i8"),
+        ("later_heads", "i8"),
+        ("later_nexts", "i8"),
+        ("later_pairs", "i8"),
+        ("later_count", "i8"),
+        ("later_origin", "i8"),
         ("cold", "i8"),
     ]
 )
@@ -187,6 +196,22 @@ def _score_entries(frame, state, skip, seen, pool, room, counters):
 
 
 @helper
+def _meet(frame, node, skip, seen, mask, fresh, count):
+    """Notes a neighbour if it was not seen before, and asks for its code; returns how many there are now.
+
+    Whether it is new is a coin that no processor foretells, so nothing here branches on it.
+    """
+    place = _place(node, mask)
+    fresh[count] = node
+    count += types.int64(seen[place] != np.uint32(node)) & types.int64(node != skip)
+    seen[place] = np.uint32(node)
+    start = frame.codes + node * frame.code_bytes
+    for line in range(0, frame.code_bytes, _LINE):
+        prefetch(start + line)
+    return count
+
+
+@helper
 def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, pool, fresh, counters):
     """Fills the pool; returns its size, or -1 with the reason in `counters`."""
     seen[:] = np.uint32(_NONE)
@@ -216,14 +241,11 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, p
                     break
                 counters[2], counters[3] = FOREIGN, frame.graph_first + node // frame.graph_rows
                 return -1
-            # Whether it is new is a coin that no processor foretells, so nothing here branches on it.
-            place = _place(other, mask)
-            fresh[count] = other
-            count += types.int64(seen[place] != np.uint32(other)) & types.int64(other != skip)
-            seen[place] = np.uint32(other)
-            start = frame.codes + other * frame.code_bytes
-            for line in range(0, frame.code_bytes, _LINE):
-                prefetch(start + line)
+            count = _meet(frame, other, skip, seen, mask, fresh, count)
+        pair, since = first_later(frame, node), since_of(frame, row)
+        while pair >= since and count < len(fresh) - 1:
+            count = _meet(frame, other_of(frame, pair), skip, seen, mask, fresh, count)
+            pair = next_later(frame, pair)
         counters[1] += count
         _ask_for_next(frame, pool, at + 1, size)
         first = size
@@ -335,7 +357,7 @@ def _search(
         np.empty(_seen_size(room), np.uint32),
         np.empty(ASKED, np.int64),
         np.empty(room + 1, np.int64),
-        np.empty(frame.degree + 1, np.int64),
+        np.empty(frame.degree + _LATER, np.int64),
         np.empty(reranked, np.int64),
     )
     for q in range(len(queries)):
@@ -415,7 +437,7 @@ def scratch(frame: Any, width: int, query: Any, room: int, reranked: int) -> tup
         np.empty(_seen_size.py_func(room), np.uint32),
         np.empty(ASKED, np.int64),
         np.empty(room + 1, np.int64),
-        np.empty(int(frame["degree"][0]) + 1, np.int64),
+        np.empty(int(frame["degree"][0]) + _LATER, np.int64),
         np.empty(reranked, np.int64),
     )
 

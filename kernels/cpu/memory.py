@@ -41,6 +41,7 @@ def _cast(element: Any) -> Any:
 
 
 as_float32 = _cast(types.float32)
+as_int32 = _cast(types.int32)
 as_uint8 = _cast(types.uint8)
 as_uint16 = _cast(types.uint16)
 as_uint32 = _cast(types.uint32)

@@ -178,19 +178,21 @@ def _cell(char: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """
-    >>> shorten("abcdefgh", 5)
-    'abcd…'
+    """So much of a text as there is room for; of a path, its end.
+
+    >>> shorten("abcdefgh", 5), shorten("/photos/2024/a.jpg", 11)
+    ('abcd…', '…2024/a.jpg')
     """
     if columns(text) <= width:
         return text
+    path = os.path.isabs(text)
     kept, used = [], 0
-    for char in text:
+    for char in reversed(text) if path else text:
         used += _cell(char)
         if used > width - 1:
             break
         kept.append(char)
-    return "".join(kept) + "…"
+    return "…" + "".join(reversed(kept)) if path else "".join(kept) + "…"
 
 
 class Clock:

@@ -91,6 +91,15 @@ class Curve:
         share = (target - low) / (high - low)
         return float(self.slacks[place - 1] + share * (self.slacks[place] - self.slacks[place - 1]))
 
+    def doubted(self, share: float) -> Curve:
+        """The same, had so many more been missed.
+
+        >>> Curve((1.0,), (0.9,), 10).doubted(0.5).recalls
+        (0.85,)
+        """
+        recalls = tuple(round(max(0.0, 1.0 - (1.0 + share) * (1.0 - recall)), 6) for recall in self.recalls)
+        return Curve(self.slacks, recalls, self.k)
+
     def to_dict(self) -> dict[str, Any]:
         return {"slacks": list(self.slacks), "recalls": list(self.recalls), "k": self.k}
 

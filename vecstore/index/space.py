@@ -56,6 +56,8 @@ def prepare_rows(settings: Settings, rows: NDArray[np.uint8], norm_limit: float)
         bits = np.unpackbits(wide, axis=1, count=settings.dim).astype(np.float32)
         # Between bits of one length, the squared distance is Hamming's; sets of one size lie as Jaccard's do.
         return bits if settings.metric == "hamming" else reference.prepare_query("cosine", bits)
+    if settings.metric == "l2":
+        return np.ascontiguousarray(wide, dtype=np.float32)
     if settings.metric != "ip":
         return np.ascontiguousarray(reference.prepare_query(settings.metric, wide))
     room = np.maximum(norm_limit * norm_limit - _squares(wide), 0.0)

@@ -17,6 +17,7 @@ from vecstore.config import Settings
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration, Reach, reach_of_list
 from vecstore.index.codec import Codec
+from vecstore.index.knit import NO_LATER, Later
 from vecstore.index.single import Single
 from vecstore.index.watch import Watch
 from vecstore.kernels import dispatch, reference
@@ -77,7 +78,7 @@ class DamageFound(Exception):  # noqa: N818 – the layer above makes a Corrupti
 
 @dataclass(frozen=True)
 class Resident:
-    """What of a graph is kept in memory, whatever snapshot is read: it changes only with a new graph."""
+    """What of one snapshot's graph is kept in memory."""
 
     codec: Codec | Bits
     codes: NDArray[np.uint8]
@@ -88,11 +89,14 @@ class Resident:
     norm_limit: float
     # What the codec lost of the vectors that it was trained for.
     distortion: float = 0.0
+    # Edges that came after the rows, of which this snapshot has so many.
+    later: Later = NO_LATER
+    edges: int = 0
     watch: Watch = field(default_factory=Watch, compare=False)
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.slots.nbytes + self.entries.nbytes
+        return self.codes.nbytes + self.slots.nbytes + self.entries.nbytes + self.later.nbytes
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,11 @@ class Walker:
             "vector_addresses": vectors.addresses.ctypes.data,
             "vector_generations": vectors.generations.ctypes.data,
             "vector_seen": vectors.seen.ctypes.data,
+            "later_heads": resident.later.heads.ctypes.data,
+            "later_nexts": resident.later.nexts.ctypes.data,
+            "later_pairs": resident.later.pairs.ctypes.data,
+            "later_count": resident.edges,
+            "later_origin": resident.later.origin,
         }
         for name, value in numbers.items():
             frame[name] = value

@@ -8,12 +8,12 @@ a bound on the loss proves that nothing was missed, or the query is scanned by i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
 
+T = TypeVar("T")
 Mask = NDArray[np.uint8]
 Found = tuple[Numbers, NDArray[np.float64]]
 
@@ -296,6 +297,20 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
+class _Threads(ThreadPoolExecutor):
+    def map(
+        self, fn: Callable[..., T], *iterables: Any, timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[T]:
+        """What the function gives for each part. It ends, or raises, when none is under way: a file that they
+        read may be closed after that, and no kernel survives it.
+        """
+        futures = [self.submit(fn, *each) for each in zip(*iterables, strict=True)]
+        try:
+            return iter([future.result(timeout) for future in futures])
+        finally:
+            wait([future for future in futures if not future.cancel()])
+
+
 def executor(threads: int) -> ThreadPoolExecutor:
     """Threads for kernels that let go of the GIL; kept between calls."""
     return _executor(threads, os.getpid())
@@ -305,7 +320,7 @@ def executor(threads: int) -> ThreadPoolExecutor:
 def _executor(threads: int, process: int) -> ThreadPoolExecutor:
     """A forked child has no threads of its parent's, so it gets its own."""
     del process
-    return ThreadPoolExecutor(threads, thread_name_prefix="vecstore")
+    return _Threads(threads, thread_name_prefix="vecstore")
 
 
 def _spread(run: Callable[[Targets], Any], targets: Targets, blocks: Blocks, threads: int) -> list[Any]:

@@ -29,7 +29,7 @@ PAGE_HEAD_BYTES = 16
 _MANY = 100
 
 # Kinds whose blocks have the larger of the two sizes.
-_DATA_KINDS = (keys.RECORDS, keys.VECTORS, keys.LONG, keys.CODES, keys.INDEX)
+_DATA_KINDS = (keys.RECORDS, keys.VECTORS, keys.LONG, keys.CODES, keys.INDEX, keys.EDGES)
 
 HEAD = np.dtype(
     [
@@ -90,6 +90,16 @@ class Layout:
     def graph_rows(self, degree: int) -> int:
         """Nodes in a block of the graph, each a slot and its neighbours."""
         return self.table_payload // (4 * (1 + degree))
+
+    @property
+    def slot_nodes(self) -> int:
+        """Slots in a block that names their nodes."""
+        return self.table_payload // 4
+
+    @property
+    def pairs(self) -> int:
+        """Edges in a block of those that came later, each two nodes."""
+        return self.data_payload // 8
 
     def code_rows(self, code_bytes: int) -> int:
         """Codes in a block."""

@@ -354,11 +354,13 @@ class File:
         with self._lock:
             return time.monotonic() - min(self._begun.values()) if self._begun else 0.0
 
-    def readers(self) -> int:
-        """How many reads are under way, in all processes."""
-        # LMDB counts slots; one that is free, or was a read that ended, shows "-" for its transaction.
-        lines = self._current().environment.readers().splitlines()[1:]
-        return sum(not line.rstrip().endswith("-") for line in lines)
+    def readers(self) -> list[tuple[int, int]]:
+        """(process, how many commits ago it began) for each read under way, in all processes."""
+        environment = self._current().environment
+        newest = int(environment.info()["last_txnid"])
+        # LMDB lists slots; one that is free, or was a read that ended, shows "-" for its transaction.
+        lines = [line.split() for line in environment.readers().splitlines()[1:]]
+        return [(int(line[0]), newest - int(line[2])) for line in lines if line[2:3] not in ([], ["-"])]
 
     # -- writing
 

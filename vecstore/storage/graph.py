@@ -1,7 +1,8 @@
-"""The graph in the file: a row and a code for each node, and one bit a slot that says what is linked.
+"""The graph in the file: a row and a code for each node, each slot's node, and one bit a slot that says what is linked.
 
-It is replaced as a whole, in one commit. The new one takes block numbers that no block has, so it can be
-staged ahead of that commit while the old one is read; the next one takes the old one's numbers again.
+A graph that was built is written as a whole, in one commit. It takes block numbers that no block has, so it can be
+staged ahead of that commit while the old one is read; the next one takes the old one's numbers again. What changes
+in it afterwards is written by ``growth``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.storage import keys
-from vecstore.storage.blocks import HEAD, HEAD_BYTES, MAGIC, Bytes, new_block, payload, set_count
+from vecstore.storage.blocks import HEAD, HEAD_BYTES, MAGIC, Bytes, damaged, new_block, payload, set_count
 from vecstore.storage.header import GraphHeader
 from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask
@@ -26,6 +27,12 @@ Row = TypeVar("Row", np.uint32, np.uint8)
 
 # No neighbour: what a row is filled up with. As a slot: the node's record is gone for good.
 NONE = 0xFFFFFFFF
+
+# What is written ahead of the commit.
+_STAGED = (keys.GRAPH, keys.CODES, keys.INDEX)
+
+# Rows that the sweep meets for each record that is linked or gone: all of them once while a tenth changes.
+SWEPT_A_CHANGE = 10
 
 # Blocks are made this many bytes at a time.
 _FILL_BYTES = 2 << 20
@@ -48,6 +55,7 @@ def write_graph(
     seed: int,
     built: int | None = None,
     linked: NDArray[np.bool_] | None = None,
+    marks: Nodes | None = None,
 ) -> GraphHeader:
     """Put this graph in the place of the one that is there.
 
@@ -56,6 +64,7 @@ def write_graph(
     iterator may read through the session, and asks anew for each chunk where blocks lie. ``linked`` says
     which nodes stand for their slot's present vector; without it all do whose slot is live. ``index`` is a
     msgpack map of whatever the search needs besides, and must not speak of slots: a copy moves them.
+    ``marks`` are those of rows that were read: see ``graph_rows``.
     """
     layout, nodes = session.layout, int(slots.size)
     owners = slots.astype(np.uint32)
@@ -77,11 +86,12 @@ def write_graph(
         slots=session.header.slots,
         seed=seed,
         stamp=secrets.randbits(64),
+        named=1,
     )
     firsts = {
         kind: session.free_numbers(kind, count)
         for kind, (_, count) in graph.blocks(layout).items()
-        if kind != keys.LINKED
+        if kind in _STAGED
     }
     graph = replace(
         graph,
@@ -89,11 +99,15 @@ def write_graph(
         codes_first=firsts[keys.CODES],
         index_first=firsts[keys.INDEX],
     )
-    _write_rows(session, graph, owners, _chunks(neighbors))
+    _write_rows(session, graph, np.where(owners == NONE, owners, 0) if marks is None else marks, _chunks(neighbors))
     _write_codes(session, graph, _chunks(codes))
-    _write_index(session, graph, index + owners.astype("<u4").tobytes())
-    session.header.graph = graph
-    _link(session, owners if linked is None else owners[linked])
+    write_index(session, graph, index)
+    session.describe_graph(graph)
+    stands = owners != NONE if linked is None else linked & (owners != NONE)
+    _link(session, owners[stands])
+    nodes_of = np.full(graph.slots, NONE, dtype=np.uint32)
+    nodes_of[owners[stands]] = np.flatnonzero(stands)
+    write_nodes(session, nodes_of, range(graph.blocks(layout)[keys.NODES][1]))
     return graph
 
 
@@ -110,9 +124,7 @@ def copy_graph(blocks: Blocks, session: Session, moved: NDArray[np.uint32]) -> N
     known = owners < moved.size
     slots = np.full(graph.nodes, NONE, dtype=np.uint32)
     slots[known] = moved[owners[known]]
-    stands = np.zeros(graph.nodes, dtype=bool)
-    stands[known] = linked[owners[known]] > 0
-    write_graph(
+    copied = write_graph(
         session,
         slots=slots,
         neighbors=(graph_rows(blocks, *part)[1] for part in parts),
@@ -124,25 +136,37 @@ def copy_graph(blocks: Blocks, session: Session, moved: NDArray[np.uint32]) -> N
         entries=graph.entries,
         seed=graph.seed,
         built=graph.built,
-        linked=stands,
+        marks=np.concatenate([graph_rows(blocks, *part)[0] for part in parts]),
     )
+    later = read_edges(blocks)
+    session.describe_graph(replace(
+        copied,
+        edges_first=session.free_numbers(keys.EDGES, -(-len(later) // session.layout.pairs)),
+        edges_before=graph.edges_before,
+        edges_origin=graph.edges_origin,
+        swept=graph.swept,
+        owed=graph.owed,
+        appended=graph.appended,
+        changes=graph.changes,
+    ))
+    add_edges(session, later)
 
 
 def drop_graph(session: Session) -> None:
     """Leave the collection without a graph; all records are pending then."""
     for kind in keys.GRAPH_KINDS:
         session.free_all(kind)
-    session.header.graph = None
+    session.describe_graph(None)
     session.cache.pop("linked", None)
 
 
-def _write_rows(session: Session, graph: GraphHeader, slots: Nodes, chunks: Iterator[Nodes]) -> None:
+def _write_rows(session: Session, graph: GraphHeader, marks: Nodes, chunks: Iterator[Nodes]) -> None:
     per_block = session.layout.graph_rows(graph.degree)
     width = 4 * (1 + graph.degree)
     done = 0
     for part in _batches(session, keys.GRAPH, chunks, graph.nodes, graph.degree, per_block):
         rows = np.empty((len(part), 1 + graph.degree), dtype="<u4")
-        rows[:, 0], rows[:, 1:] = slots[done : done + len(part)], part
+        rows[:, 0], rows[:, 1:] = marks[done : done + len(part)], part
         number = graph.graph_first + done // per_block
         _fill(session, keys.GRAPH, number, rows.view(np.uint8).reshape(len(part), width), per_block)
         done += len(part)
@@ -156,7 +180,18 @@ def _write_codes(session: Session, graph: GraphHeader, chunks: Iterator[Bytes]) 
         done += len(part)
 
 
-def _write_index(session: Session, graph: GraphHeader, index: bytes) -> None:
+def write_nodes(session: Session, nodes_of: Nodes, numbers: Iterable[int]) -> None:
+    """These blocks of the table that says which node each slot's is."""
+    per_block, length = session.layout.slot_nodes, session.layout.length(keys.NODES)
+    for number in numbers:
+        block = session.put(new_block(keys.NODES, number, length), keys.NODES, number)
+        part = nodes_of[number * per_block : (number + 1) * per_block]
+        words = payload(block).view("<u4")[:per_block]
+        words[: part.size], words[part.size :] = part, NONE
+        set_count(block, per_block)
+
+
+def write_index(session: Session, graph: GraphHeader, index: bytes) -> None:
     piece = session.layout.data_payload
     for place in range(graph.blocks(session.layout)[keys.INDEX][1]):
         number = graph.index_first + place
@@ -166,6 +201,25 @@ def _write_index(session: Session, graph: GraphHeader, index: bytes) -> None:
         set_count(block, part.size)
         session.put(block, keys.INDEX, number)
     session.stage()
+
+
+def replace_index(session: Session, index: bytes) -> None:
+    """Put other parameters in the place of the graph's, which were measured anew.
+
+    In a graph of an older format they had the slots of all nodes behind them; a table takes these over.
+    """
+    old = _graph_of(session)
+    nodes_of = None if old.named else nodes_of_slots(session)
+    graph = replace(old, index_bytes=len(index), changes=0, named=1)
+    if nodes_of is not None:  # rows began with their slots, which are not to be taken for edges that had come
+        graph = replace(graph, edges_origin=graph.slots)
+    first, count = graph.blocks(session.layout)[keys.INDEX]
+    for number in range(first + count, first + old.blocks(session.layout)[keys.INDEX][1]):
+        session.free(keys.INDEX, number)
+    session.describe_graph(graph)
+    write_index(session, graph, index)
+    if nodes_of is not None:
+        write_nodes(session, nodes_of, range(graph.blocks(session.layout)[keys.NODES][1]))
 
 
 def _chunks(rows: NDArray[Row] | Iterable[NDArray[Row]]) -> Iterator[NDArray[Row]]:
@@ -226,14 +280,45 @@ def _fill(session: Session, kind: int, number: int, rows: Bytes, per_block: int)
 
 
 def read_index(blocks: Blocks) -> bytes:
-    """The graph's parameters, as they were given. They name no slots: a copy of the file has other ones."""
+    """The graph's parameters, as they were given."""
     return _read_bytes(blocks, 0, _graph_of(blocks).index_bytes).tobytes()
 
 
-def graph_slots(blocks: Blocks) -> Nodes:
-    """The slot of each node, which its row has too: here all are together."""
+def nodes_of_slots(blocks: Blocks) -> Nodes:
+    """The node of each slot; NONE for one that never had one. What is not linked may name one that it had before."""
     graph = _graph_of(blocks)
-    return _read_bytes(blocks, graph.index_bytes, 4 * graph.nodes).view("<u4").astype(np.uint32)
+    if not graph.named:
+        found = np.full(graph.slots, NONE, dtype=np.uint32)
+        owners = _read_bytes(blocks, graph.index_bytes, 4 * graph.nodes).view("<u4")
+        known = np.flatnonzero(owners < graph.slots)
+        found[owners[known]] = known
+        return found
+    count = graph.blocks(blocks.layout)[keys.NODES][1]
+    return read_nodes(blocks, np.arange(count))[: graph.slots]
+
+
+def read_nodes(blocks: Blocks, numbers: Numbers) -> Nodes:
+    """What these blocks say, in a row; each number in it is a node's or NONE."""
+    parts = [payload(blocks.block(keys.NODES, number)).view("<u4")[: blocks.layout.slot_nodes] for number in numbers.tolist()]
+    found = np.concatenate(parts).astype(np.uint32) if parts else np.zeros(0, dtype=np.uint32)
+    wrong = (found >= _graph_of(blocks).nodes) & (found != NONE)
+    if wrong.any():
+        number = int(numbers[int(np.argmax(wrong)) // blocks.layout.slot_nodes])
+        raise damaged(keys.NODES, number, "it names a node that does not exist")
+    return found
+
+
+def graph_slots(blocks: Blocks) -> Nodes:
+    """The slot of each node; NONE where its record is gone."""
+    return owners_of(nodes_of_slots(blocks), linked_mask(blocks), _graph_of(blocks).nodes)
+
+
+def owners_of(nodes_of: Nodes, linked: NDArray[np.uint8], nodes: int) -> Nodes:
+    """The linked slot of each node."""
+    slots = np.full(nodes, NONE, dtype=np.uint32)
+    mine = np.flatnonzero((linked[: nodes_of.size] > 0) & (nodes_of != NONE))
+    slots[nodes_of[mine]] = mine
+    return slots
 
 
 def _read_bytes(blocks: Blocks, start: int, length: int) -> Bytes:
@@ -246,7 +331,11 @@ def _read_bytes(blocks: Blocks, start: int, length: int) -> Bytes:
 
 
 def graph_rows(blocks: Blocks, first: int, count: int) -> tuple[Nodes, Nodes]:
-    """(slots, neighbours (count, degree)) of these nodes."""
+    """(marks, neighbours (count, degree)) of these nodes.
+
+    A mark tells how many edges of all that ever came later had come when the row was written; it is NONE once a
+    sweep found the node dead.
+    """
     graph = _graph_of(blocks)
     per_block = blocks.layout.graph_rows(graph.degree)
     rows = _read(blocks, keys.GRAPH, graph.graph_first, 4 * (1 + graph.degree), per_block, first, count)
@@ -290,6 +379,36 @@ def _read(blocks: Blocks, kind: int, block: int, width: int, per_block: int, fir
         whole = np.stack(parts) if parts else np.zeros((0, per_block * width), dtype=np.uint8)
     rows: Bytes = whole.reshape(-1, width)[skip : skip + count]
     return rows
+
+
+# -- edges that came later
+
+
+def read_edges(blocks: Blocks, first: int = 0) -> Nodes:
+    """The pairs (node, other) from this one on, (n, 2), in the order they came."""
+    graph, per_block = _graph_of(blocks), blocks.layout.pairs
+    start = first // per_block
+    numbers = range(graph.edges_first + start, graph.edges_first + graph.blocks(blocks.layout)[keys.EDGES][1])
+    parts = [payload(blocks.block(keys.EDGES, number)).view("<u4")[: 2 * per_block] for number in numbers]
+    if not parts:
+        return np.zeros((0, 2), dtype=np.uint32)
+    found: Nodes = np.concatenate(parts).reshape(-1, 2)[first - start * per_block : graph.edges - start * per_block]
+    return found.astype(np.uint32)
+
+
+def add_edges(session: Session, pairs: Nodes) -> None:
+    """Append pairs to those that there are."""
+    graph, per_block = _graph_of(session), session.layout.pairs
+    done = 0
+    while done < len(pairs):
+        place, inside = divmod(graph.edges + done, per_block)
+        number = graph.edges_first + place
+        block = session.edit(keys.EDGES, number) if inside else session.create(keys.EDGES, number)[1]
+        part = pairs[done : done + per_block - inside]
+        payload(block).view("<u4")[2 * inside : 2 * (inside + len(part))] = part.reshape(-1)
+        set_count(block, inside + len(part))
+        done += len(part)
+    session.describe_graph(replace(graph, edges=graph.edges + len(pairs)))
 
 
 # -- what is linked
@@ -340,9 +459,22 @@ def clear_linked(session: Session, slots: Numbers) -> None:
     mask = linked_mask(session)
     changed = slots[mask[slots] > 0]
     if changed.size:
+        graph = session.header.graph
+        owed = min(graph.owed + SWEPT_A_CHANGE * changed.size, 2 * graph.nodes)
+        session.describe_graph(replace(graph, owed=owed, changes=graph.changes + changed.size))
         mask = mask.copy()
         mask[changed] = 0
         _write_linked(session, mask, np.unique(changed // (session.layout.table_payload * 8)))
+
+
+def set_linked(session: Session, slots: Numbers) -> None:
+    """These slots' records have nodes now; the graph's header counts them already."""
+    mask = linked_mask(session).copy()
+    mask[slots] = 1
+    numbers = set(np.unique(slots // (session.layout.table_payload * 8)).tolist())
+    there = range(_graph_of(session).blocks(session.layout)[keys.LINKED][1])
+    numbers.update(number for number in there if not session.exists(keys.LINKED, number))
+    _write_linked(session, mask, np.array(sorted(numbers), dtype=np.int64))
 
 
 def _link(session: Session, slots: Nodes) -> None:

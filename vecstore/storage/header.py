@@ -26,7 +26,8 @@ MAX_DEGREE = 255
 MAX_CODEC_LENGTH = 32
 # What a number of the graph's part may be at most; the others are numbers of nodes, slots and blocks.
 _MOST = {"degree": MAX_DEGREE, "code_bytes": 1 << 20, "index_bytes": 1 << 30}
-_MOST |= dict.fromkeys(("seed", "stamp"), (1 << 64) - 1)
+_MOST |= dict.fromkeys(("seed", "stamp", "owed", "changes"), (1 << 64) - 1)
+_MOST |= {"named": 1}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class GraphHeader:
     codec: str
     # Nodes that a walk may begin at.
     entries: int
-    # The parameters; the slots of all nodes follow them.
     index_bytes: int
     # Live records when it was built, and the slots that there were: no row names another.
     built: int
@@ -51,14 +51,34 @@ class GraphHeader:
     graph_first: int = 0
     codes_first: int = 0
     index_first: int = 0
+    # Since format 4. Slots name their nodes; before, the slots of all nodes followed the parameters.
+    named: int = 0
+    # Edges that came after the rows, and how many of them a sweep has met that began at the first node.
+    edges_first: int = 0
+    edges: int = 0
+    edges_before: int = 0
+    # How many came before the first of these: rows tell which they have by counting all that ever came.
+    edges_origin: int = 0
+    # The node that the sweep goes on from, and the rows that it is behind with; nodes that were put behind those that
+    # were built; and changes since the walks were calibrated.
+    swept: int = 0
+    owed: int = 0
+    appended: int = 0
+    changes: int = 0
+
+    @property
+    def index_length(self) -> int:
+        return self.index_bytes if self.named else self.index_bytes + 4 * self.nodes
 
     def blocks(self, layout: Layout) -> dict[int, tuple[int, int]]:
         """Kind -> (first block, blocks) of each part, and of the bits that say which slots are linked."""
         return {
             keys.GRAPH: (self.graph_first, -(-self.nodes // layout.graph_rows(self.degree))),
             keys.CODES: (self.codes_first, -(-self.nodes // layout.code_rows(self.code_bytes))),
-            keys.INDEX: (self.index_first, -(-(self.index_bytes + 4 * self.nodes) // layout.data_payload)),
+            keys.INDEX: (self.index_first, -(-self.index_length // layout.data_payload)),
             keys.LINKED: (0, -(-self.slots // (layout.table_payload * 8))),
+            keys.NODES: (0, -(-self.slots // layout.slot_nodes) if self.named else 0),
+            keys.EDGES: (self.edges_first, -(-self.edges // layout.pairs)),
         }
 
 
@@ -185,13 +205,20 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A header of an older format in today's form; its version stays what it is until the next write."""
-    if content["version"] < 3:
+    version = content["version"]
+    if version < 3:
         content = {"aligned": False} | content
-    if content["version"] == 1:
-        names = [chr(kind) for kind in keys.NEW_KINDS]
-        content["counts"] = content["counts"] | dict.fromkeys(names, 0)
-        content["catalog"] = content["catalog"] | {name: [] for name in names}
-        content["graph"] = None
+    if version in keys.NEW_KINDS:
+        names = [chr(kind) for kind in keys.NEW_KINDS[version]]
+        content = content | {
+            "counts": content["counts"] | dict.fromkeys(names, 0),
+            "catalog": content["catalog"] | {name: [] for name in names},
+        }
+    if version == 1:
+        content = content | {"graph": None}
+    if version < 4 and content["graph"] is not None:
+        newer = ("named", "edges_first", "edges", "edges_before", "edges_origin", "swept", "owed", "appended", "changes")
+        content = content | {"graph": content["graph"] | dict.fromkeys(newer, 0)}
     return content
 
 
@@ -208,8 +235,10 @@ def _graph(content: dict[str, Any]) -> GraphHeader:
     graph = GraphHeader(codec=codec, **numbers)
     if min(graph.degree, graph.index_bytes, graph.slots, graph.code_bytes) < 1 or graph.code_bytes % 16:
         raise ValueError("graph")
-    if not 1 <= graph.entries <= graph.nodes:
+    if not 1 <= graph.entries <= graph.nodes or graph.swept > graph.nodes or graph.appended > graph.nodes:
         raise ValueError(f"{graph.entries} entries of {graph.nodes} nodes")
+    if graph.edges_before > graph.edges or (graph.edges and not graph.named):
+        raise ValueError(f"{graph.edges_before} of {graph.edges} edges")
     return graph
 
 

@@ -10,11 +10,13 @@ HEADER = ord("H")  # one: settings, counts, generations of the catalog
 CATALOG = ord("C")  # generation of every other block
 CODES = ord("Q")  # the graph's coded vectors, node by node
 DIRECTORY = ord("D")  # hash prefix -> id bucket
+EDGES = ord("E")  # edges of the graph that came after their node's row was written
 GRAPH = ord("G")  # the graph's rows: a node's slot and its neighbours
 IDS = ord("I")  # buckets of (hash, slot)
-INDEX = ord("N")  # the graph's parameters and the slots of its nodes, one string of bytes
+INDEX = ord("N")  # the graph's parameters, one string of bytes; in format 2 the slots of its nodes as well
 LINKED = ord("P")  # one bit a slot: its record is in the graph
 LIVE = ord("L")  # one bit a slot
+NODES = ord("O")  # slot -> node of the graph
 RECORDS = ord("R")  # ids and metadata, packed
 SLOTS = ord("S")  # slot -> place of its record
 SUMS = ord("W")  # a checksum for each page of each block of vectors
@@ -22,21 +24,23 @@ VECTORS = ord("V")  # rows, slot by slot
 LONG = ord("X")  # pieces of records too long for a block
 
 # Those that the catalog lists.
-KINDS = (CODES, DIRECTORY, GRAPH, IDS, INDEX, LINKED, LIVE, LONG, RECORDS, SLOTS, SUMS, VECTORS)
-GRAPH_KINDS = (CODES, GRAPH, INDEX, LINKED)
-# What format 1 did not have.
-NEW_KINDS = (*GRAPH_KINDS, SUMS)
+KINDS = (CODES, DIRECTORY, EDGES, GRAPH, IDS, INDEX, LINKED, LIVE, LONG, NODES, RECORDS, SLOTS, SUMS, VECTORS)
+GRAPH_KINDS = (CODES, EDGES, GRAPH, INDEX, LINKED, NODES)
+# What a format did not have yet.
+NEW_KINDS = {1: (*GRAPH_KINDS, SUMS), 2: (EDGES, NODES), 3: (EDGES, NODES)}
 
 NAMES = {
     HEADER: "header",
     CATALOG: "catalog",
     CODES: "codes",
     DIRECTORY: "directory",
+    EDGES: "edges",
     GRAPH: "graph",
     IDS: "ids",
     INDEX: "index",
     LINKED: "linked",
     LIVE: "live",
+    NODES: "nodes",
     LONG: "long record",
     RECORDS: "records",
     SLOTS: "slots",

@@ -256,7 +256,7 @@ class Opened:
         check(block, keys.HEADER, 0, transaction)
         header = read_header(block, size // meta.page_bytes)
         sizes = layout(header.settings, meta.page_bytes, header.aligned)
-        self._state = State(header, sizes, meta, pages, mapping, scanned, self._checked)
+        self._state = State(header, sizes, meta, pages, mapping, scanned, self._checked, self._state)
         metas = memoryview(mapping.bytes[: 2 * page_bytes]).cast("Q")  # type: ignore[arg-type]
         self._commits = metas, META_BYTES // 8 - 1, (page_bytes + META_BYTES) // 8 - 1
         return self._state

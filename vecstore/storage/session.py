@@ -17,7 +17,7 @@ from vecstore.storage.behind import Behind
 from vecstore.storage.blocks import Bytes, Layout, damaged, new_block, payload, seal, seal_all
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File, Snapshot
-from vecstore.storage.header import Header, write_header
+from vecstore.storage.header import GraphHeader, Header, write_header
 from vecstore.storage.kept import Kept
 from vecstore.storage.pages import PageMap
 from vecstore.storage.state import Numbers, State
@@ -205,6 +205,11 @@ class Session:
         if first + amount > self.header.counts[kind]:
             self._grow(kind, first + amount)
         return first
+
+    def describe_graph(self, graph: GraphHeader | None) -> None:
+        """What the header says of the graph from the commit on."""
+        self.changed = self.changed or graph != self.header.graph
+        self.header.graph = graph
 
     def dead_bytes(self, kind: int) -> NDArray[np.int64]:
         words: NDArray[np.uint64] = self._words_of(kind)[: self.header.counts[kind]]

@@ -31,6 +31,8 @@ Numbers = NDArray[np.int64]
 # An entry of the slot table, which ``slots`` reads and writes.
 SLOT_BYTES = 16
 
+# So few blocks that were written since are looked up one by one: they lie together in the tree.
+_FEW_PLACES = 2000
 # Below this many blocks, NumPy checks them sooner than Numba is imported.
 _FEW = 4096
 # Blocks are read ahead and checked in portions of this many bytes, small enough to stay in the cache.
@@ -92,6 +94,7 @@ class State:
         mapping: Mapping,
         scanned: Mapping,
         checked: Checked,
+        older: State | None = None,
     ) -> None:
         self.header = header
         self.layout = layout
@@ -118,6 +121,23 @@ class State:
                 raise damaged(keys.HEADER, 0, f"it counts more slots than its {keys.NAMES[kind]} blocks hold")
         check_graph(header, layout)
         self._lazy: dict[tuple[int, int, int], tuple[Checked, LazyTable]] = {}
+        self._inherited: dict[tuple[int, int], LazyTable] = {}
+        if older is not None:
+            self._inherit(older)
+
+    def _inherit(self, older: State) -> None:
+        """Take over what an older state of the same file knows, as far as it is so still."""
+        for kind in keys.KINDS:
+            mine, its = self.header.catalog[kind], older.header.catalog[kind]
+            both = min(len(mine), len(its))
+            same = np.array(mine[:both], dtype=np.int64) == np.array(its[:both], dtype=np.int64)
+            known = same & older._loaded[kind][:both]
+            # The last part may have fewer blocks in one of them, under the same generation of none.
+            size = min(self._entries[kind].size, older._entries[kind].size)
+            self._entries[kind][:size] = older._entries[kind][:size]
+            self._loaded[kind][:both] = known
+        for (kind, first, _), (_, table) in older._lazy.items():
+            self._inherited[kind, first] = table
 
     def block(self, kind: int, number: int) -> Bytes:
         generation = int(self.entries(kind, number, number + 1)[0]) >> 16
@@ -158,8 +178,14 @@ class State:
         generations = self.entries(kind, first, first + count) >> np.uint64(16)
         listed = generations > 0
         places = self._places[kind][first : first + count]
-        if (listed & (places == 0)).any():
+        self._take_places(kind, first, generations)
+        unknown = np.flatnonzero(listed & (places == 0))
+        if unknown.size > _FEW_PLACES:
             self._locate(kind, first, count)
+        for place in unknown.tolist() if unknown.size <= _FEW_PLACES else ():
+            if places[place] == 0:
+                self._place(kind, first + place)
+        if unknown.size:
             lost = listed & (places == 0)
             if lost.any():
                 raise damaged(kind, first + int(np.argmax(lost)), "it is missing")
@@ -180,6 +206,16 @@ class State:
             sums=sums[first : first + count],
             pages_seen=pages_seen[first : first + count],
         )
+
+    def _take_places(self, kind: int, first: int, generations: NDArray[np.uint64]) -> None:
+        """Blocks that nobody wrote since an older state's table lie where they lay."""
+        table = self._inherited.get((kind, first))
+        if table is None:
+            return
+        both = min(table.addresses.size, generations.size)
+        same = (table.generations[:both] == generations[:both]) & (table.addresses[:both] > 0)
+        offsets = table.addresses[:both][same].astype(np.int64) - table.base - PAGE_HEAD_BYTES
+        self._places[kind][first : first + both][same] = offsets // self.layout.page_bytes
 
     def sums(self) -> NDArray[np.uint32]:
         """(blocks of vectors, pages of each): the checksum of every page; a block of which none were written has 0."""

@@ -15,6 +15,7 @@ from vecstore.storage import ids as id_table
 from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, count_of, damaged, extra_of
 from vecstore.storage.graph import clear_linked
+from vecstore.storage.growth import move_nodes, nodes_to_move
 from vecstore.storage.ids import Ids, hash_ids
 from vecstore.storage.packed import Packed
 from vecstore.storage.records import (
@@ -99,10 +100,10 @@ def live_slots(blocks: Blocks) -> Numbers:
 # -- writing
 
 
-def insert(session: Session, ids: Ids, rows: Bytes, packed: Packed | Sequence[bytes]) -> None:
-    """Add records whose ids are known to be absent."""
+def insert(session: Session, ids: Ids, rows: Bytes, packed: Packed | Sequence[bytes]) -> Numbers:
+    """Add records whose ids are known to be absent; gives their slots."""
     if not len(ids):
-        return
+        return np.zeros(0, dtype=np.int64)
     header = session.header
     slots = _allocate(session, len(ids))
     write_rows(session, slots, rows)
@@ -113,6 +114,7 @@ def insert(session: Session, ids: Ids, rows: Bytes, packed: Packed | Sequence[by
     header.records += len(ids)
     header.text_ids += int(ids.text.sum())
     session.settle()
+    return slots
 
 
 def change_metadata(session: Session, slots: Numbers, packed: Packed | Sequence[bytes]) -> None:
@@ -297,8 +299,9 @@ def move(session: Session, slots: Numbers) -> None:
     entries = read_slots(session, slots)
     rows, packed = read_rows(session, slots), read_packed(session, entries)
     ids = stored_ids(session, entries)
+    nodes = nodes_to_move(session, slots)
     delete(session, slots)
-    insert(session, ids, rows, packed)
+    move_nodes(session, nodes, insert(session, ids, rows, packed))
 
 
 def stored_ids(blocks: Blocks, entries: NDArray[np.void]) -> Ids:

@@ -7,12 +7,19 @@ from collections.abc import Iterator
 
 import msgpack
 import numpy as np
-from numpy.typing import NDArray
 
 from vecstore.errors import CorruptionError
 from vecstore.storage import keys
 from vecstore.storage.blocks import damaged, payload
-from vecstore.storage.graph import NONE, Nodes, graph_rows, graph_slots, linked_mask, read_index
+from vecstore.storage.graph import (
+    NONE,
+    Nodes,
+    graph_rows,
+    linked_mask,
+    nodes_of_slots,
+    read_edges,
+    read_index,
+)
 from vecstore.storage.graph import batches as node_batches
 from vecstore.storage.header import GraphHeader
 from vecstore.storage.ids import lookup
@@ -125,15 +132,16 @@ def _graph_problems(state: State) -> Iterator[tuple[str | None, int]]:
             return
         if not _is_map(read_index(state)):
             yield str(damaged(keys.INDEX, graph.index_first, "its parameters cannot be read")), 0
-        owned, listed = np.zeros(state.header.slots, dtype=np.uint8), graph_slots(state)
         for first, count in node_batches(graph, 4 * graph.degree):
-            slots, neighbors = graph_rows(state, first, count)
-            if (slots != listed[first : first + count]).any():
-                yield "the slots in the graph's index are not those in its rows", 0
-            for node, problem in _row_problems(graph, first, slots, neighbors, owned):
+            for node, problem in _row_problems(graph, first, graph_rows(state, first, count)[1]):
                 block = graph.graph_first + node // state.layout.graph_rows(graph.degree)
                 yield f"block graph {block} is wrong: node {node} {problem}", 0
-        yield from ((problem, 0) for problem in _link_problems(state, graph, owned))
+        later = read_edges(state)
+        wrong = (later >= graph.nodes).any(axis=1) | (later[:, 0] == later[:, 1])
+        for place in np.flatnonzero(wrong)[:10].tolist():
+            block = graph.edges_first + place // state.layout.pairs
+            yield f"block edges {block} is wrong: it has an edge from {later[place, 0]} to {later[place, 1]}", 0
+        yield from ((problem, 0) for problem in _link_problems(state, graph))
     except CorruptionError as error:
         yield str(error), 0
 
@@ -145,36 +153,31 @@ def _is_map(packed: bytes) -> bool:
         return False
 
 
-def _row_problems(
-    graph: GraphHeader, first: int, slots: Nodes, neighbors: Nodes, owned: NDArray[np.uint8]
-) -> Iterator[tuple[int, str]]:
-    """(node, problem) in these rows, one of each sort; notes whose slots they are."""
-    nodes = np.arange(first, first + slots.size)
+def _row_problems(graph: GraphHeader, first: int, neighbors: Nodes) -> Iterator[tuple[int, str]]:
+    """(node, problem) in these rows, one of each sort."""
+    nodes = np.arange(first, first + len(neighbors))
     used = neighbors != NONE
     wrong = {
         "has a neighbour that does not exist": (used & (neighbors >= graph.nodes)).any(axis=1),
         "is its own neighbour": (neighbors == nodes[:, None]).any(axis=1),
         "has a neighbour behind the end of its row": (used[:, 1:] & ~used[:, :-1]).any(axis=1),
-        "has a slot that does not exist": (slots != NONE) & (slots >= owned.size),
     }
-    known = np.flatnonzero(slots < owned.size)
-    mine = slots[known]
-    _, firsts = np.unique(mine, return_index=True)
-    again = np.ones(mine.size, dtype=bool)
-    again[firsts] = False
-    twice = np.zeros(slots.size, dtype=bool)
-    twice[known] = again | (owned[mine] > 0)
-    wrong["has the slot of another node"] = twice
-    owned[mine] = 1
     for problem, rows in wrong.items():
         if rows.any():
             yield int(nodes[np.argmax(rows)]), problem
 
 
-def _link_problems(state: State, graph: GraphHeader, owned: NDArray[np.uint8]) -> Iterator[str]:
-    linked = linked_mask(state)
+def _link_problems(state: State, graph: GraphHeader) -> Iterator[str]:
+    linked, nodes_of = linked_mask(state), nodes_of_slots(state)
+    nodes = np.full(linked.size, NONE, dtype=np.uint32)
+    nodes[: nodes_of.size] = nodes_of
+    mine = np.flatnonzero(linked)
+    _, firsts = np.unique(nodes[mine], return_index=True)
+    again = np.ones(mine.size, dtype=bool)
+    again[firsts] = False
     for slots, problem in (
-        (np.flatnonzero(linked > owned), "is linked, and no node is its"),
+        (mine[nodes[mine] == NONE], "is linked, and no node is its"),
+        (mine[again & (nodes[mine] != NONE)], "has the node of another slot"),
         (np.flatnonzero(linked > live_mask(state)), "is linked, and not live"),
     ):
         if slots.size:

@@ -1,0 +1,122 @@
+"""What a node may be linked to when the graph is changed in place: candidates from rows, later edges and dead nodes' rows."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# What kernels take is said by their signatures for Numba, at the end of the file.
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from numba import types
+
+from .compile import compiled, helper, reads, writes
+from .prune import NONE, offer, squared
+
+
+@helper
+def _add(found, count, node):
+    if count == len(found):
+        return count
+    for a in range(count):
+        if found[a] == node:
+            return count
+    found[count] = node
+    return count + 1
+
+
+@helper
+def _place_of(ids, node):
+    """Where a number is in an ascending list that has it."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) >> 1
+        if ids[middle] < node:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _mend(rows, first, alive, pairs, heads, nexts, origin, heirs, dead_ids, dead_rows, found, sizes):
+    for i in range(len(rows)):
+        node = first + i
+        sizes[i] = -1
+        if alive[node] == 0:
+            continue
+        count = 0
+        dead = False
+        for e in range(1, rows.shape[1]):
+            other = rows[i, e]
+            if other == NONE:
+                break
+            if alive[other]:
+                count = _add(found[i], count, other)
+            else:
+                dead = True
+        kept = count
+        # The older ones are in the row, or were found to be too many for it.
+        since = max(types.int64(rows[i, 0]) - origin, 0)
+        pair = types.int64(heads[node]) if node < len(heads) else types.int64(-1)
+        while pair >= since:
+            other = pairs[pair, 1]
+            if alive[other] and other != node:
+                count = _add(found[i], count, other)
+            pair = types.int64(nexts[pair])
+        if dead:
+            for e in range(1, rows.shape[1]):
+                other = rows[i, e]
+                if other == NONE:
+                    break
+                if alive[other]:
+                    continue
+                place = _place_of(dead_ids, other)
+                wanted = heirs
+                for b in range(1, dead_rows.shape[1]):
+                    beyond = dead_rows[place, b]
+                    if beyond == NONE or wanted == 0:
+                        break
+                    if alive[beyond] and beyond != node:
+                        before = count
+                        count = _add(found[i], count, beyond)
+                        wanted -= count > before
+        if dead or count > kept:
+            sizes[i] = count
+            for a in range(count, found.shape[1]):
+                found[i, a] = NONE
+
+
+def _weigh(table, owners, candidates, first, last, ids, distances, counts):
+    for i in range(first, last):
+        owner = owners[i]
+        for a in range(candidates.shape[1]):
+            id_ = candidates[i, a]
+            if id_ != NONE and id_ != owner:
+                counts[i] = offer(ids[i], distances[i], counts[i], id_, squared(table[owner], table[id_]))
+
+
+_I32, _I64, _U32, _F32 = types.int32, types.int64, types.uint32, types.float32
+
+
+@functools.cache
+def mend() -> Any:
+    """`(rows: uint32[n, 1 + r], first, alive: uint8[m], pairs: uint32[p, 2], heads: int32[h], nexts: int32[p], origin,
+    heirs, dead_ids: uint32[d], dead_rows: uint32[d, 1 + r], found: uint32[n, c], sizes: int32[n])`.
+
+    Finds for the rows of the nodes from `first` on where they should lead: to live neighbours, along the edges that
+    came later, and to `heirs` of what each dead neighbour led to; their ascending numbers and rows are given. `sizes` is -1 for rows that
+    stay as they are, and those of dead nodes. Every number must have been checked to be a node's.
+    """
+    tables = (reads(_U32, 2), _I64, reads(types.uint8), reads(_U32, 2), reads(_I32), reads(_I32), _I64, _I64)
+    return compiled(_mend, *tables, reads(_U32), reads(_U32, 2), writes(_U32, 2), writes(_I32))
+
+
+@functools.cache
+def weigh() -> Any:
+    """`(table: float32[t, d], owners: int64[n], candidates: uint32[n, c], first, last, ids: uint32[n, l], distances:
+    float32[n, l], counts: int32[n])`.
+
+    Fills the lists of the owners from `first` to `last` with their nearest candidates. All are rows of the table.
+    """
+    lists = (writes(_U32, 2), writes(_F32, 2), writes(_I32))
+    return compiled(_weigh, reads(_F32, 2), reads(_I64), reads(_U32, 2), _I64, _I64, *lists)

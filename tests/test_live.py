@@ -1,0 +1,295 @@
+"""A graph that is changed in place: records that come are linked, those that go are swept, and readers follow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import vecstore
+from vecstore import config
+from vecstore.errors import CorruptionError
+from vecstore.resident import Keeper
+from vecstore.storage import graph as stored
+from vecstore.storage import keys
+from vecstore.storage.blocks import payload
+from vecstore.storage.session import Session
+
+DIM = 24
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collections of a few hundred records get a graph, and every few changes a commit of upkeep."""
+    for name, value in {
+        "GRAPH_FROM": 400, "GRAPH_FROM_BYTES": 0, "LINKED_FROM": 16, "LINKED_AT_ONCE": 150, "SWEPT_FROM": 200,
+        "SWEPT_AT_ONCE": 1000,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(config, name, value)
+
+
+def clustered(count: int, seed: int = 0, dim: int = DIM) -> NDArray[np.float32]:
+    centres = np.random.default_rng(9).normal(size=(12, dim))
+    random = np.random.default_rng(seed)
+    return (centres[random.integers(0, 12, count)] + 0.5 * random.normal(size=(count, dim))).astype(np.float32)
+
+
+@pytest.fixture(params=[("l2", "float32"), ("cosine", "float16"), ("ip", "float32"), ("l2", "uint8"), ("hamming", "binary")], ids="-".join)
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def vectors(kind: tuple[str, str], count: int, seed: int = 0) -> NDArray[Any]:
+    dtype = kind[1]
+    if dtype == "binary":
+        whole = np.random.default_rng(77).random((12, 200)) < 0.4
+        random = np.random.default_rng(seed)
+        return whole[random.integers(0, 12, count)] ^ (random.random((count, 200)) < 0.1)
+    data = clustered(count, seed)
+    return np.clip(np.round(data * 30 + 128), 0, 255) if dtype == "uint8" else data
+
+
+@pytest.fixture
+def grown(tmp_path: Path, kind: tuple[str, str]) -> Iterator[vecstore.Collection]:
+    dim = 200 if kind[1] == "binary" else DIM
+    with vecstore.open(tmp_path / "c.vec", dim=dim, metric=kind[0], dtype=kind[1], durability="none") as c:
+        c.add(np.arange(1500), vectors(kind, 1500))
+        yield c
+
+
+def recall(collection: vecstore.Collection, queries: NDArray[Any], **asked: Any) -> float:
+    farthest = collection.search(queries, k=10, exact=True).distances[:, -1:]
+    found = collection.search(queries, k=10, **asked)
+    assert (np.diff(found.distances, axis=1) >= -1e-9).all()
+    assert all(len(set(ids)) == len(ids) for ids in found.ids.tolist())
+    return float(np.mean(found.distances <= farthest + 1e-6 * np.abs(farthest) + 1e-9))
+
+
+def nodes_of(collection: vecstore.Collection) -> int:
+    return int(collection.stats()["nodes"])
+
+
+# -- records that come
+
+
+def test_what_is_added_is_linked(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    more = vectors(kind, 900, seed=1)
+    for first in range(0, 900, 60):
+        grown.add(np.arange(1500 + first, 1560 + first), more[first : first + 60])
+        assert grown.stats()["pending"] < config.LINKED_FROM
+    assert nodes_of(grown) == len(grown) == 2400
+    assert grown.explain(more[0], k=10)["plan"] == "graph"
+    assert recall(grown, vectors(kind, 80, seed=2)) >= 0.9
+    assert recall(grown, vectors(kind, 80, seed=2), search_list=300) >= 0.98
+    found, truth = (grown.search(more[::90], k=1, **how) for how in ({"search_list": 100}, {"exact": True}))
+    assert np.mean(found.distances <= truth.distances + 1e-6) == 1.0
+    assert grown.verify().ok
+
+
+def test_single_records_are_linked_a_few_at_a_time(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    for number, vector in enumerate(vectors(kind, 50, seed=1)):
+        grown.add(f"new {number}", vector)
+        assert grown.search(vector, k=1)[0].distance == pytest.approx(grown.search(vector, k=1, exact=True)[0].distance, abs=1e-6)
+    assert nodes_of(grown) == 1500 + 48
+    assert grown.verify().ok
+
+
+def test_a_tenth_at_once_is_linked_in_slices(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    before = grown._file.snapshot().state.header.graph
+    grown.add(np.arange(1500, 1750), vectors(kind, 250, seed=1))
+    after = grown._file.snapshot().state.header.graph
+    assert before is not None
+    assert after is not None
+    assert (after.stamp, after.nodes) == (before.stamp, 1750)
+    assert recall(grown, vectors(kind, 80, seed=2), search_list=300) >= 0.98
+
+
+def test_many_at_once_are_built_anew(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    before = grown._file.snapshot().state.header.graph
+    grown.add(np.arange(1500, 2500), vectors(kind, 1000, seed=1))
+    after = grown._file.snapshot().state.header.graph
+    assert before is not None
+    assert after is not None
+    assert after.stamp != before.stamp
+    assert after.nodes == 2500
+
+
+# -- records that go
+
+
+def test_a_collection_that_is_replaced_again_and_again_stays_what_it_was(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    queries, random = vectors(kind, 80, seed=2), np.random.default_rng(3)
+    fresh = 1500
+    for turn in range(12):
+        for part in np.array_split(random.permutation(np.array(grown.ids() if hasattr(grown, "ids") else [r.id for r in grown]))[:450], 9):
+            grown.delete(part)
+            grown.add(np.arange(fresh, fresh + part.size), vectors(kind, part.size, seed=fresh))
+            fresh += part.size
+        assert recall(grown, queries, search_list=200) >= 0.95, turn
+    assert len(grown) == 1500
+    assert nodes_of(grown) < 2600
+    assert grown.verify().ok
+
+
+def test_a_cluster_that_is_deleted_whole_is_never_found_again(tmp_path: Path) -> None:
+    data = clustered(2000)
+    data[:500] += 20
+    with vecstore.open(tmp_path / "c.vec", dim=DIM, metric="l2", durability="none") as c:
+        c.add(np.arange(2000), data)
+        for first in range(0, 500, 50):
+            c.delete(np.arange(first, first + 50))
+            found = c.search(data[:40], k=10)
+            assert (np.array(found.ids.tolist()) >= first + 50).all()
+        c.optimize()
+        assert recall(c, data[:40]) >= 0.95
+        assert recall(c, data[500:600]) >= 0.95
+        assert c.verify().ok
+
+
+def test_a_changed_vector_moves_its_record(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    for turn in range(1, 8):
+        changed = vectors(kind, 100, seed=turn)
+        grown.upsert(np.arange(100), changed)
+        found = grown.search(changed, k=1, search_list=200)
+        truth = grown.search(changed, k=1, exact=True)
+        assert np.mean(found.distances <= truth.distances + 1e-6) >= 0.97
+    assert len(grown) == 1500
+    assert grown.verify().ok
+
+
+def test_moving_rows_together_leaves_them_linked(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    """Deleting three in four has rows moved, which had nodes and keep them."""
+    grown.delete(np.flatnonzero(np.arange(1500) % 4))
+    assert grown.stats()["pending"] < config.LINKED_FROM
+    assert recall(grown, vectors(kind, 50, seed=2), search_list=300) >= 0.95
+    assert grown.verify().ok
+
+
+# -- readers
+
+
+def test_a_reader_that_follows_knows_what_a_new_one_reads(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
+    keeper, random = Keeper(), np.random.default_rng(5)
+    fresh = 1500
+    for turn in range(40):
+        if turn % 3 == 2:
+            grown.delete(random.permutation([r.id for r in grown])[:30])
+        else:
+            count = int(random.integers(1, 90))
+            grown.add(np.arange(fresh, fresh + count), vectors(kind, count, seed=fresh))
+            fresh += count
+        if turn == 30:
+            grown.compact()
+        with grown._file.snapshot() as state:
+            known, read = keeper.of(state), Keeper().of(state)
+            graph = state.header.graph
+            assert graph is not None
+            np.testing.assert_array_equal(known.codes, read.codes)
+            alive = read.slots != stored.NONE
+            np.testing.assert_array_equal(known.slots[alive], read.slots[alive])
+            linked = stored.linked_mask(state)
+            old = known.slots[~alive]
+            old = old[old != stored.NONE]
+            assert not linked[old[old < linked.size]].any()
+            assert known.edges == read.edges == graph.edges
+            np.testing.assert_array_equal(known.later.pairs[: known.edges], read.later.pairs[: read.edges])
+
+
+def test_readers_search_while_a_writer_links_and_sweeps(grown: vecstore.Collection, kind: tuple[str, str], tmp_path: Path) -> None:
+    queries, failures, done = vectors(kind, 20, seed=2), [], threading.Event()
+
+    def read() -> None:
+        try:
+            with vecstore.open(tmp_path / "c.vec", mode="r") as reader:
+                while not done.is_set():
+                    batch = reader.search(queries, k=5, search_list=100)
+                    assert all(len(set(ids)) == 5 for ids in batch.ids.tolist())
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    fresh = 1500
+    for turn in range(25):
+        grown.add(np.arange(fresh, fresh + 40), vectors(kind, 40, seed=turn))
+        grown.delete(np.arange(fresh - 1500, fresh - 1460))
+        fresh += 40
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert grown.verify().ok
+
+
+# -- what the file may claim
+
+
+@pytest.mark.parametrize("lie", ["far edge", "far node"])
+def test_a_number_that_is_no_node_is_damage(grown: vecstore.Collection, kind: tuple[str, str], lie: str, tmp_path: Path) -> None:
+    grown.add(np.arange(1500, 1600), vectors(kind, 100, seed=1))
+    with grown._file.writing(5.0):
+        session = Session(grown._file)
+        graph = session.header.graph
+        assert graph is not None
+        number = graph.edges_first if lie == "far edge" else 0
+        block = session.edit(keys.EDGES if lie == "far edge" else keys.NODES, number)
+        payload(block).view("<u4")[3] = graph.nodes
+        session.commit()
+        session.close()
+    grown.close()
+    with vecstore.open(tmp_path / "c.vec") as again:
+        with pytest.raises(CorruptionError, match=r"edges|nodes"):
+            again.search(vectors(kind, 1)[0], k=3)
+        assert not again.verify().ok
+        assert len(again.search(vectors(kind, 1)[0], k=3, exact=True)) == 3
+
+
+
+
+# -- files of before
+
+
+def as_before(collection: vecstore.Collection) -> None:
+    """The graph as format 3 had it: the slots of all nodes behind the parameters, and no table of nodes."""
+    with collection._file.writing(5.0):
+        session = Session(collection._file)
+        graph = session.header.graph
+        assert graph is not None
+        index, slots = stored.read_index(session), stored.graph_slots(session)
+        first, count = graph.blocks(session.layout)[keys.INDEX]
+        for number in range(first, first + count):
+            session.free(keys.INDEX, number)
+        session.free_all(keys.NODES)
+        older = replace(graph, named=0)
+        older = replace(older, index_first=session.free_numbers(keys.INDEX, older.blocks(session.layout)[keys.INDEX][1]))
+        session.describe_graph(older)
+        stored.write_index(session, older, index + slots.astype("<u4").tobytes())
+        session.commit()
+        session.close()
+
+
+def test_a_graph_of_an_older_format_is_searched_and_taken_over(grown: vecstore.Collection, kind: tuple[str, str], tmp_path: Path) -> None:
+    queries = vectors(kind, 40, seed=2)
+    expected = grown.search(queries, k=10).ids.tolist()
+    as_before(grown)
+    assert grown.verify().ok
+    with vecstore.open(tmp_path / "c.vec", mode="r") as reader:
+        assert reader.explain(queries[0], k=10)["plan"] == "graph"
+        assert reader.search(queries, k=10).ids.tolist() == expected
+    before = grown._file.snapshot().state.header.graph
+    grown.add(np.arange(1500, 1600), vectors(kind, 100, seed=1))
+    after = grown._file.snapshot().state.header.graph
+    assert before is not None
+    assert after is not None
+    assert (before.named, after.named, after.stamp, after.nodes) == (0, 1, before.stamp, 1600)
+    assert grown.stats()["pending"] == 0
+    assert recall(grown, queries, search_list=300) >= 0.98
+    assert grown.verify().ok

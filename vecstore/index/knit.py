@@ -1,0 +1,190 @@
+"""Changing a graph in place: rows for new nodes, and rows that are mended where neighbours came or went.
+
+Nothing here knows where rows and vectors are kept: callers give the ones asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecstore.index.build import Edges, Plan, Vectors
+from vecstore.kernels import dispatch
+
+Nodes = NDArray[np.uint32]
+Numbers = NDArray[np.int64]
+VectorsOf = Callable[[Numbers], Vectors]
+
+NONE = np.uint32(0xFFFFFFFF)
+
+# Where a mended row may lead before it is pruned: its own neighbours and so many more.
+_MORE = 113
+# A dead neighbour gives way to so many of those that it led to. With all of them a row fills up with what is nearest, and
+# walks take a twentieth longer.
+_HEIRS = 6
+# So many of the nearest are weighed against one another. A new node may fill its row, and leads to more than the builder
+# would let it: with less, walks take a seventh longer after some rounds of replacement. A mended row is left some room,
+# since edges that come later are walked along with it.
+_WEIGHED, _NEW_ALPHA, _MENDED = 96, 1.3, 40
+# Nodes of one batch find so many of each other.
+_AMONG_LOOKED_AT, _AMONG_KEPT = 32, 12
+
+
+@dataclass(frozen=True)
+class Later:
+    """Edges that came after the rows: pairs of nodes, and each node's chain through them."""
+
+    pairs: Nodes
+    heads: NDArray[np.int32]
+    nexts: NDArray[np.int32]
+    # How many came before the first of them. A row's mark says how many there had been when it was written.
+    origin: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.pairs.nbytes + self.heads.nbytes + self.nexts.nbytes
+
+    @classmethod
+    def of(cls, pairs: int, nodes: int, origin: int) -> Later:
+        """Room for so many pairs of so many nodes."""
+        return cls(
+            np.zeros((pairs, 2), dtype=np.uint32),
+            np.full(nodes, -1, dtype=np.int32),
+            np.full(pairs, -1, dtype=np.int32),
+            origin,
+        )
+
+    def grown(self, used: int, pairs: int, nodes: int) -> Later:
+        """A copy of the first pairs that has room for more of them, and of nodes."""
+        copy = Later.of(pairs, nodes, self.origin)
+        copy.pairs[:used], copy.nexts[:used] = self.pairs[:used], self.nexts[:used]
+        copy.heads[: self.heads.size] = self.heads
+        return copy
+
+    def add(self, pairs: Nodes, at: int, nodes: int) -> bool:
+        """Append pairs behind the first `at`; False if one names a node which is none. Walks may go on meanwhile."""
+        self.pairs[at : at + len(pairs)] = pairs
+        return bool(
+            dispatch.cpu().later.chain()(self.pairs, at, at + len(pairs), nodes, self.heads, self.nexts) < 0
+        )
+
+
+NO_LATER = Later(np.zeros((0, 2), np.uint32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+@dataclass(frozen=True)
+class Weaver:
+    """What all changes of one graph need."""
+
+    plan: Plan
+    # Prepared vectors of nodes, and rows: a mark and neighbours.
+    vectors_of: VectorsOf
+    rows_of: Callable[[Numbers], Nodes]
+    threads: int
+    pool: Executor
+
+    def join(self, nodes: Numbers, own: Vectors, near: Nodes) -> tuple[Edges, Nodes]:
+        """(rows, pairs): the neighbours of new nodes, and the edges that lead back to them.
+
+        ``own`` are their vectors; ``near`` (n, c) the nodes that a search found near each, filled up with NONE.
+        """
+        count = len(nodes)
+        others, places = _numbered(near)
+        table = np.concatenate((own, self.vectors_of(others)))
+        candidates = np.where(places < 0, NONE, places + count).astype(np.uint32)
+        if count > 1:
+            candidates = np.concatenate((candidates, self._among(own)), axis=1)
+        edges = self._pruned(
+            table, np.arange(count, dtype=np.int64), candidates, self.plan.degree, _NEW_ALPHA
+        )
+        names = np.concatenate((nodes, others)).astype(np.uint32)
+        rows = np.where(edges == NONE, NONE, names[np.minimum(edges, len(names) - 1)]).astype(np.uint32)
+        used = rows != NONE
+        targets = np.repeat(nodes.astype(np.uint32), used.sum(axis=1))
+        return rows, np.stack((rows[used], targets), axis=1)
+
+    def mend(self, first: int, rows: Nodes, alive: NDArray[np.uint8], later: Later) -> tuple[Numbers, Edges]:
+        """(nodes, neighbours) of those of the rows, which begin with this node's, that are to be written anew."""
+        lost = rows[:, 1:][(rows[:, 1:] != NONE)]
+        dead_ids = np.unique(lost[alive[lost] == 0])
+        dead_rows = self.rows_of(dead_ids.astype(np.int64))
+        found = np.empty((len(rows), self.plan.degree + _MORE), dtype=np.uint32)
+        sizes = np.empty(len(rows), dtype=np.int32)
+        dispatch.cpu().knit.mend()(
+            rows,
+            first,
+            alive,
+            later.pairs,
+            later.heads,
+            later.nexts,
+            later.origin,
+            _HEIRS,
+            dead_ids,
+            dead_rows,
+            found,
+            sizes,
+        )
+        changed = np.flatnonzero(sizes >= 0)
+        result: Edges = found[changed][:, : self.plan.degree]
+        crowded = np.flatnonzero(sizes[changed] > self.plan.degree)
+        if crowded.size:
+            owners = changed[crowded] + first
+            everything, places = _numbered(
+                np.concatenate((owners[:, None].astype(np.uint32), found[changed[crowded]]), axis=1)
+            )
+            candidates = np.where(places < 0, NONE, places).astype(np.uint32)
+            edges = self._pruned(
+                self.vectors_of(everything),
+                places[:, 0],
+                candidates[:, 1:],
+                min(_MENDED, self.plan.degree),
+                self.plan.alpha,
+            )
+            names = everything.astype(np.uint32)
+            result[crowded] = np.where(edges == NONE, NONE, names[np.minimum(edges, len(names) - 1)])
+        return changed + first, result
+
+    def _among(self, own: Vectors) -> Nodes:
+        """Those that each new node finds near among the new ones."""
+        ids = np.empty((len(own), min(_AMONG_KEPT, len(own) - 1)), dtype=np.uint32)
+        distances = np.empty(ids.shape, dtype=np.float32)
+        alpha = np.float32(self.plan.alpha)
+        members = np.arange(len(own), dtype=np.int64)
+        dispatch.cpu().leaf.leaf_edges()(own, members, _AMONG_LOOKED_AT, alpha, ids, distances)
+        return ids
+
+    def _pruned(self, table: Vectors, owners: Numbers, candidates: Nodes, most: int, alpha: float) -> Edges:
+        """Each owner's edges among its candidates, as many as these at most; all are rows of the table."""
+        count, room = len(owners), min(_WEIGHED, candidates.shape[1])
+        ids = np.empty((count, room), dtype=np.uint32)
+        distances = np.empty((count, room), dtype=np.float32)
+        counts = np.zeros(count, dtype=np.int32)
+        edges = np.full((count, self.plan.degree), NONE, dtype=np.uint32)
+        fewer = np.empty((count, most), dtype=np.uint32)
+        kernels = dispatch.cpu()
+        owners, candidates = np.ascontiguousarray(owners), np.ascontiguousarray(candidates)
+        weigh, prune_all, slack = kernels.knit.weigh(), kernels.prune.prune_all(), np.float32(alpha)
+
+        def part(bounds: tuple[int, int]) -> None:
+            weigh(table, owners, candidates, *bounds, ids, distances, counts)
+            prune_all(table, ids, distances, counts, slack, *bounds, fewer)
+
+        cuts = np.linspace(0, count, min(count, 4 * self.threads) + 1).astype(int).tolist()
+        list(self.pool.map(part, pairwise(cuts)))
+        edges[:, : fewer.shape[1]] = fewer
+        return edges
+
+
+def _numbered(nodes: Nodes) -> tuple[Numbers, Numbers]:
+    """(distinct nodes ascending, the place of each in them), with -1 for NONE."""
+    distinct, places = np.unique(nodes, return_inverse=True)
+    places = places.reshape(nodes.shape).astype(np.int64)
+    if distinct.size and distinct[-1] == NONE:
+        places[places == distinct.size - 1] = -1
+        distinct = distinct[:-1]
+    return distinct.astype(np.int64), places

@@ -1,6 +1,8 @@
 """The long runs of the fault tests: 2,000 kills, 10,000 power cuts, 10,000 hostile files.
 
-python bench/long.py kill|power|damage|all [--seed N]
+python bench/long.py kill|power|damage|disk|soak|all [--seed N]
+
+`soak` is a writer, two deleters and eight readers of one collection for ten minutes, one of them killed every few seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ RUNS = {
         ["--flips", 10_000, "--hostile", 10_000, "--meta-step", 3, "--bases", 10, "--report", 1000],
     ),
     "disk": ("disk", ["--stride", 1]),
+    "soak": ("soak", ["--seconds", 600, "--picture", Path(__file__).parent / "soak.png"]),
 }
 
 
 def run(name: str, seed: int) -> bool:
     module, arguments = RUNS[name]
     done: subprocess.CompletedProcess[str] = shim.run(
-        module, *arguments, "--seed", seed, preload=name != "damage", stream=True
+        module, *arguments, "--seed", seed, preload=name not in ("damage", "soak"), stream=True
     )
     print(f"{name}: {'passed' if done.returncode == 0 else 'FAILED'}", flush=True)
     return done.returncode == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import msgpack
@@ -133,7 +133,7 @@ def write_header(header: Header, page_bytes: int) -> Bytes:
         "staged": header.staged,
         "counts": {chr(kind): count for kind, count in header.counts.items()},
         "catalog": {chr(kind): parts for kind, parts in header.catalog.items()},
-        "graph": None if header.graph is None else asdict(header.graph),
+        "graph": None if header.graph is None else vars(header.graph),
     }
     packed = msgpack.packb(content)
     pages = -(-(len(packed) + HEAD_BYTES + PAGE_HEAD_BYTES) // page_bytes)

@@ -1,0 +1,139 @@
+"""How a graph is changed in place, on graphs so small that every edge can be said beforehand."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vecstore.index.build import Plan
+from vecstore.index.knit import Later, Weaver
+from vecstore.kernels import dispatch
+
+NONE = 0xFFFFFFFF
+DEGREE = 4
+
+
+def row(mark: int, *neighbors: int) -> list[int]:
+    return [mark, *neighbors, *[NONE] * (DEGREE - len(neighbors))]
+
+
+def mended(
+    rows: list[list[int]], dead: set[int], pairs: list[tuple[int, int]], origin: int = 0, heirs: int = 2, first: int = 0
+) -> list[Any]:
+    """Where each row is to lead; None where it stays as it is."""
+    table = np.array(rows, dtype=np.uint32)
+    nodes = len(rows)
+    alive = np.array([node not in dead for node in range(nodes)], dtype=np.uint8)
+    later = Later.of(len(pairs) + 3, nodes, origin)
+    assert later.add(np.array(pairs, dtype=np.uint32).reshape(-1, 2), 0, nodes)
+    ids = np.array(sorted(dead), dtype=np.uint32)
+    found, sizes = np.empty((nodes - first, 9), dtype=np.uint32), np.empty(nodes - first, dtype=np.int32)
+    dispatch.cpu().knit.mend()(
+        table[first:], first, alive, later.pairs, later.heads, later.nexts, origin, heirs, ids, table[ids], found, sizes
+    )
+    for some, size in zip(found, sizes.tolist(), strict=True):
+        assert size < 0 or (some[size:] == NONE).all()
+    return [None if size < 0 else some[:size].tolist() for some, size in zip(found, sizes.tolist(), strict=True)]
+
+
+# -- mending
+
+
+def test_rows_that_lost_and_gained_nothing_stay() -> None:
+    assert mended([row(0, 1, 2), row(0, 0), row(0)], set(), []) == [None, None, None]
+
+
+def test_edges_that_came_later_are_followed_newest_first() -> None:
+    rows = [row(0, 1), row(0, 0), row(0, 0), row(0, 0)]
+    assert mended(rows, set(), [(0, 2), (1, 3), (0, 3)]) == [[1, 3, 2], [0, 3], None, None]
+
+
+def test_an_edge_that_is_there_or_leads_home_adds_nothing() -> None:
+    assert mended([row(0, 1), row(0, 0)], set(), [(0, 1), (0, 0)]) == [None, None]
+
+
+@pytest.mark.parametrize(("mark", "expected"), [(10, [1, 3, 2]), (11, [1, 3]), (12, None), (99, None), (NONE, None), (0, [1, 3, 2])])
+def test_a_row_has_the_edges_that_had_come_when_it_was_written(mark: int, expected: Any) -> None:
+    """Of all that ever came, ten came before those that are kept."""
+    rows = [row(mark, 1), row(0), row(0), row(0)]
+    assert mended(rows, set(), [(0, 2), (0, 3)], origin=10)[0] == expected
+
+
+def test_a_dead_neighbour_gives_way_to_those_that_it_led_to() -> None:
+    rows = [row(0, 1, 2), row(0, 0), row(0, 0, 3, 4, 5), row(0), row(0), row(0)]
+    assert mended(rows, {2}, []) == [[1, 3, 4], None, None, None, None, None]
+    assert mended(rows, {2}, [], heirs=9)[0] == [1, 3, 4, 5]
+    assert mended(rows, {2, 3}, [])[0] == [1, 4, 5]
+    assert mended(rows, {1, 2, 3, 4, 5}, [])[0] == []
+
+
+def test_a_dead_node_is_led_to_by_nobody_and_not_mended() -> None:
+    rows = [row(0, 1), row(0, 2), row(0, 0)]
+    assert mended(rows, {1}, [(2, 1), (1, 0)]) == [[2], None, None]
+
+
+def test_rows_from_the_middle_are_those_of_their_nodes() -> None:
+    rows = [row(0, 2), row(0, 2), row(0, 3), row(0, 0)]
+    assert mended(rows, set(), [(2, 0)], first=1) == [None, [3, 0], None]
+
+
+def test_more_than_there_is_room_for_is_left_out() -> None:
+    rows = [row(0, 1, 2, 3, 4), *[row(0) for _ in range(14)]]
+    assert mended(rows, set(), [(0, node) for node in range(5, 15)])[0] == [1, 2, 3, 4, 14, 13, 12, 11, 10]
+
+
+def test_a_pair_of_no_node_is_told() -> None:
+    later = Later.of(4, 3, 0)
+    assert later.add(np.array([[0, 1]], dtype=np.uint32), 0, 3)
+    for bad in ([3, 0], [0, 3], [NONE, NONE]):
+        assert not later.add(np.array([bad], dtype=np.uint32), 1, 3)
+
+
+# -- new nodes
+
+
+def weaver(vectors: Any, degree: int = 3) -> tuple[Weaver, ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(1)
+    plan = Plan(degree=degree, alpha=1.2)
+    return Weaver(plan, lambda nodes: vectors[nodes], lambda nodes: np.zeros((nodes.size, 1 + degree), np.uint32), 1, pool), pool
+
+
+def test_a_new_node_on_a_line_leads_to_the_nearest_on_each_side() -> None:
+    """What lies behind a kept neighbour is nearer to that one."""
+    line = np.zeros((9, 2), dtype=np.float32)
+    line[:, 0] = 10 * np.arange(9)
+    threads, pool = weaver(line)
+    own = np.array([[44, 0]], dtype=np.float32)
+    near = np.array([[4, 5, 3, 6, 2, NONE]], dtype=np.uint32)
+    with pool:
+        rows, pairs = threads.join(np.array([9]), own, near)
+    assert rows.tolist() == [[4, 5, NONE]]
+    assert pairs.tolist() == [[4, 9], [5, 9]]
+
+
+def test_new_nodes_find_each_other() -> None:
+    line = np.array([[44, 0], [58, 0]], dtype=np.float32)
+    threads, pool = weaver(line)
+    own = np.array([[50, 0], [51, 0], [52, 0]], dtype=np.float32)
+    near = np.tile(np.array([[0, 1]], dtype=np.uint32), (3, 1))
+    with pool:
+        rows, pairs = threads.join(np.array([2, 3, 4]), own, near)
+    assert [sorted(set(one) - {NONE}) for one in rows.tolist()] == [[0, 3], [2, 4], [1, 3]]
+    # Back to each of them from whatever it leads to.
+    assert sorted(map(tuple, pairs.tolist())) == [(0, 2), (1, 4), (2, 3), (3, 2), (3, 4), (4, 3)]
+
+
+def test_a_crowded_row_is_pruned_and_others_are_taken_as_they_are() -> None:
+    points = np.zeros((8, 2), dtype=np.float32)
+    points[:, 0] = [0, 1, 2, 3, -1, -2, -3, 50]
+    threads, pool = weaver(points, degree=3)
+    rows = np.array([[0, 1, 2, 3], [0, 0, NONE, NONE]], dtype=np.uint32)
+    later = Later.of(5, 8, 0)
+    assert later.add(np.array([[0, 4], [0, 5], [1, 2]], dtype=np.uint32), 0, 8)
+    with pool:
+        changed, neighbors = threads.mend(0, rows, np.ones(8, dtype=np.uint8), later)
+    assert changed.tolist() == [0, 1]
+    assert neighbors.tolist() == [[1, 4, NONE], [0, 2, NONE]]

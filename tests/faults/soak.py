@@ -68,7 +68,7 @@ class Journal:
                 if state == "done":
                     self.apply(call)
                 self.open = None
-        self.file = open(path, "a")
+        self.file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def apply(self, call: list[Any]) -> None:
         kind, ids, version = call
@@ -80,7 +80,7 @@ class Journal:
 
     def write(self, state: str, call: list[Any]) -> None:
         # A kill leaves what was handed to the system: nobody cuts the power here.
-        os.write(self.file.fileno(), (json.dumps([state, *call]) + "\n").encode())
+        os.write(self.file, (json.dumps([state, *call]) + "\n").encode())
 
 
 def settle(collection: vecstore.Collection, journal: Journal, name: str) -> list[str]:
@@ -283,8 +283,9 @@ def soak(folder: Path, seconds: float, every: float, seed: int, picture: Path | 
     print(f"soak: {seconds:,.0f} s, {changes:,} calls that changed it and {done['search']:,} searches, {kills} kills")
     print(f"soak: {done['add']:,} adds, {done['upsert']:,} upserts, {done['delete']:,} deletes; {stats['count']:,} records at the end")
     print(f"soak: {len(wrong)} wrong answers or lost writes; an anchor was not found by {done['missed']:,} of its searches")
-    print(f"soak: recall {recall:.3f} at the end; at most {peak / 2**20:,.0f} MB in a process; "
-          f"file {sizes[0][1] / 2**20:,.1f} MB at first, {max(size for _, size in sizes) / 2**20:,.1f} at most, {sizes[-1][1] / 2**20:,.1f} at last")
+    print(f"soak: recall {recall:.3f} at the end; at most {peak / 2**20:,.0f} MB in a process")
+    first, most, last = (size / 2**20 for size in (sizes[0][1], max(size for _, size in sizes), sizes[-1][1]))
+    print(f"soak: file {first:,.1f} MB at first, {most:,.1f} at most, {last:,.1f} at last")
     for each in wrong[:20]:
         print("WRONG", each[:600])
     if picture is not None:

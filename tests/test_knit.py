@@ -95,10 +95,10 @@ def test_a_pair_of_no_node_is_told() -> None:
 # -- new nodes
 
 
-def weaver(vectors: Any, degree: int = 3) -> tuple[Weaver, ThreadPoolExecutor]:
+def weaver(vectors: Any, degree: int = 3, at_once: int = 1000) -> tuple[Weaver, ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(1)
     plan = Plan(degree=degree, alpha=1.2)
-    return Weaver(plan, lambda nodes: vectors[nodes], lambda nodes: np.zeros((nodes.size, 1 + degree), np.uint32), 1, pool), pool
+    return Weaver(plan, lambda nodes: vectors[nodes], lambda nodes: np.zeros((nodes.size, 1 + degree), np.uint32), 1, pool, at_once), pool
 
 
 def test_a_new_node_on_a_line_leads_to_the_nearest_on_each_side() -> None:
@@ -114,9 +114,10 @@ def test_a_new_node_on_a_line_leads_to_the_nearest_on_each_side() -> None:
     assert pairs.tolist() == [[4, 9], [5, 9]]
 
 
-def test_new_nodes_find_each_other() -> None:
+@pytest.mark.parametrize("at_once", [1, 5, 1000])
+def test_new_nodes_find_each_other(at_once: int) -> None:
     line = np.array([[44, 0], [58, 0]], dtype=np.float32)
-    threads, pool = weaver(line)
+    threads, pool = weaver(line, at_once=at_once)
     own = np.array([[50, 0], [51, 0], [52, 0]], dtype=np.float32)
     near = np.tile(np.array([[0, 1]], dtype=np.uint32), (3, 1))
     with pool:

@@ -326,7 +326,7 @@ def test_a_graph_that_does_not_fit_is_not_walked(tmp_path: Path, monkeypatch: py
     with vecstore.open(path, dim=24, metric="l2") as c:
         c.add(np.arange(20_000), vectors)
         assert c.explain(vectors[0])["plan"] == "graph"
-    monkeypatch.setattr("vecstore.linking.resident_bytes", lambda nodes, code_bytes: 1000 * nodes)
+    monkeypatch.setattr("vecstore.linking.resident_bytes", lambda nodes, code_bytes, edges=0: 1000 * nodes)
     with vecstore.open(path, mode="r", memory="16MB") as c:
         with pytest.warns(RuntimeWarning, match="16 MB is too little"):
             assert c.search(vectors[5], k=1).ids == [5]

@@ -226,7 +226,7 @@ class Graph:
 
     def _fits(self, graph: GraphHeader, blocks: Blocks) -> bool:
         """Whether the memory allows walking. Where it does not, one is told so, and searches scan."""
-        if self._memory is None or linking.resident_bytes(graph.nodes, graph.code_bytes) <= self._memory:
+        if self._memory is None or linking.resident_bytes(graph.nodes, graph.code_bytes, graph.edges) <= self._memory:
             return True
         self._warn(blocks)
         return False

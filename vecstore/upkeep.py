@@ -26,6 +26,8 @@ from vecstore.storage.vectors import read_rows
 
 # A new node is searched for with a pool of this size, and so many of the nearest may become its neighbours.
 _POOL, _CANDIDATES = 160, 96
+# Vectors of nodes that are weighed against one another: so many bytes at once, which is soon read again and again.
+_VECTOR_BYTES = 16 << 20
 
 
 def tend(session: Session, walker: Walker, mask: NDArray[np.uint8], threads: int) -> bool:
@@ -60,6 +62,7 @@ class _Work:
             rows_of=lambda nodes: growth.rows_of(self.base, nodes),
             threads=threads,
             pool=exact.executor(threads),
+            vectors_at_once=_VECTOR_BYTES // (4 * space.width(self.settings)),
         )
 
     @property

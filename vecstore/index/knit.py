@@ -87,23 +87,28 @@ class Weaver:
     rows_of: Callable[[Numbers], Nodes]
     threads: int
     pool: Executor
+    # How many vectors are in memory at once.
+    vectors_at_once: int
 
     def join(self, nodes: Numbers, own: Vectors, near: Nodes) -> tuple[Edges, Nodes]:
         """(rows, pairs): the neighbours of new nodes, and the edges that lead back to them.
 
         ``own`` are their vectors; ``near`` (n, c) the nodes that a search found near each, filled up with NONE.
         """
-        count = len(nodes)
-        others, places = _numbered(near)
-        table = np.concatenate((own, self.vectors_of(others)))
-        candidates = np.where(places < 0, NONE, places + count).astype(np.uint32)
-        if count > 1:
-            candidates = np.concatenate((candidates, self._among(own)), axis=1)
-        edges = self._pruned(
-            table, np.arange(count, dtype=np.int64), candidates, self.plan.degree, _NEW_ALPHA
-        )
-        names = np.concatenate((nodes, others)).astype(np.uint32)
-        rows = np.where(edges == NONE, NONE, names[np.minimum(edges, len(names) - 1)]).astype(np.uint32)
+        candidates = near
+        if len(nodes) > 1:
+            among = self._among(own)
+            names = np.where(among == NONE, NONE, nodes[np.minimum(among, len(nodes) - 1)]).astype(np.uint32)
+            candidates = np.concatenate((near, names), axis=1)
+
+        def vectors_of(wanted: Numbers) -> Vectors:
+            mine = np.isin(wanted, nodes)
+            vectors = np.empty((wanted.size, own.shape[1]), dtype=np.float32)
+            vectors[mine] = own[np.searchsorted(nodes, wanted[mine])]
+            vectors[~mine] = self.vectors_of(wanted[~mine])
+            return vectors
+
+        rows = self._chosen(nodes.astype(np.uint32), candidates, vectors_of, self.plan.degree, _NEW_ALPHA)
         used = rows != NONE
         targets = np.repeat(nodes.astype(np.uint32), used.sum(axis=1))
         return rows, np.stack((rows[used], targets), axis=1)
@@ -133,20 +138,11 @@ class Weaver:
         result: Edges = found[changed][:, : self.plan.degree]
         crowded = np.flatnonzero(sizes[changed] > self.plan.degree)
         if crowded.size:
-            owners = changed[crowded] + first
-            everything, places = _numbered(
-                np.concatenate((owners[:, None].astype(np.uint32), found[changed[crowded]]), axis=1)
+            owners = (changed[crowded] + first).astype(np.uint32)
+            most = min(_MENDED, self.plan.degree)
+            result[crowded] = self._chosen(
+                owners, found[changed[crowded]], self.vectors_of, most, self.plan.alpha
             )
-            candidates = np.where(places < 0, NONE, places).astype(np.uint32)
-            edges = self._pruned(
-                self.vectors_of(everything),
-                places[:, 0],
-                candidates[:, 1:],
-                min(_MENDED, self.plan.degree),
-                self.plan.alpha,
-            )
-            names = everything.astype(np.uint32)
-            result[crowded] = np.where(edges == NONE, NONE, names[np.minimum(edges, len(names) - 1)])
         return changed + first, result
 
     def _among(self, own: Vectors) -> Nodes:
@@ -158,8 +154,27 @@ class Weaver:
         dispatch.cpu().leaf.leaf_edges()(own, members, _AMONG_LOOKED_AT, alpha, ids, distances)
         return ids
 
+    def _chosen(
+        self, owners: Nodes, candidates: Nodes, vectors_of: VectorsOf, most: int, alpha: float
+    ) -> Edges:
+        """Each owner's edges among its candidates, as many as these at most."""
+        named = 1 + np.count_nonzero(candidates != NONE, axis=1).cumsum() + np.arange(len(owners))
+        edges = np.empty((len(owners), self.plan.degree), dtype=np.uint32)
+        start = 0
+        while start < len(owners):
+            done = int(named[start - 1]) if start else 0
+            end = max(start + 1, int(np.searchsorted(named, done + self.vectors_at_once, side="right")))
+            part = slice(start, end)
+            everything, places = _numbered(np.concatenate((owners[part, None], candidates[part]), axis=1))
+            among = np.where(places < 0, NONE, places).astype(np.uint32)[:, 1:]
+            kept = self._pruned(vectors_of(everything), places[:, 0], among, most, alpha)
+            names = everything.astype(np.uint32)
+            edges[part] = np.where(kept == NONE, NONE, names[np.minimum(kept, len(names) - 1)])
+            start = end
+        return edges
+
     def _pruned(self, table: Vectors, owners: Numbers, candidates: Nodes, most: int, alpha: float) -> Edges:
-        """Each owner's edges among its candidates, as many as these at most; all are rows of the table."""
+        """The same, of rows of a table."""
         count, room = len(owners), min(_WEIGHED, candidates.shape[1])
         ids = np.empty((count, room), dtype=np.uint32)
         distances = np.empty((count, room), dtype=np.float32)

@@ -25,6 +25,7 @@ from vecstore.storage.blocks import HEAD_BYTES, PAGE_HEAD_BYTES, new_block, payl
 from vecstore.storage.graph import NONE
 from vecstore.storage.header import GraphHeader, Header, read_header, write_header
 from vecstore.storage.lazy import LazyTable
+from vecstore.storage.linked import linked_mask, pending_slots
 from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask
 
@@ -84,8 +85,8 @@ def test_what_is_written_is_read(opened: Any, count: int, seed: int) -> None:
             with pytest.raises(ValueError):
                 graph.graph_rows(state, first, count_)
         assert graph.graph_rows(state, count, 0)[1].shape == (0, written["neighbors"].shape[1])
-        assert graph.linked_mask(state).all()
-        assert graph.pending_slots(state).size == 0
+        assert linked_mask(state).all()
+        assert pending_slots(state).size == 0
     stats = collection.stats()
     assert (stats["nodes"], stats["pending"], stats["codec"]) == (count, 0, "noise")
     assert stats["graph_degree"] == written["neighbors"].shape[1]
@@ -99,7 +100,7 @@ def test_a_collection_without_a_graph_says_so(opened: Any) -> None:
     assert (stats["nodes"], stats["pending"], stats["codec"], stats["graph_degree"]) == (0, 0, None, None)
     with collection._file.snapshot() as state:
         assert state.header.graph is None
-        assert graph.pending_slots(state).size == 10
+        assert pending_slots(state).size == 10
         for read in (graph.read_index, graph.graph_slots, lambda blocks: graph.graph_rows(blocks, 0, 1)):
             with pytest.raises(ValueError, match="no graph"):
                 read(state)
@@ -112,9 +113,9 @@ def test_a_session_reads_what_it_wrote(opened: Any) -> None:
         for seed in range(3):
             written = some_graph(session, seed)
             check_written(session, written, size=100)
-            assert graph.linked_mask(session).sum() == 1000
+            assert linked_mask(session).sum() == 1000
         graph.drop_graph(session)
-        assert graph.linked_mask(session).sum() == 0
+        assert linked_mask(session).sum() == 0
         check_written(session, some_graph(session, 9))
 
     for stage_bytes in (1, 1 << 30):
@@ -312,11 +313,11 @@ def test_deletions_and_insertions_are_followed(opened: Any) -> None:
 def check_linked(collection: vecstore.Collection, linked: set[Any]) -> None:
     ids = [record.id for record in collection.scan(vectors=False)]
     with collection._file.snapshot() as state:
-        live, mask = live_mask(state), graph.linked_mask(state)
+        live, mask = live_mask(state), linked_mask(state)
         assert mask.size == live.size == state.header.slots
         assert {one for one, bit in zip(ids, mask[live > 0].tolist(), strict=True) if bit} == linked
-        np.testing.assert_array_equal(graph.pending_slots(state), np.flatnonzero(live & (1 - mask)))
-        assert graph.pending_slots(state) is graph.pending_slots(state)
+        np.testing.assert_array_equal(pending_slots(state), np.flatnonzero(live & (1 - mask)))
+        assert pending_slots(state) is pending_slots(state)
     assert collection.stats()["pending"] == len(ids) - len(linked)
     assert collection.verify(raise_on_error=True).ok
 
@@ -348,7 +349,7 @@ def test_slots_stay_as_long_as_a_row_names_them(opened: Any) -> None:
     collection.add(range(200, 230), np.ones((30, 4)))
     with collection._file.snapshot() as state:
         assert state.header.slots == 130
-        assert graph.pending_slots(state).tolist() == list(range(100, 130))
+        assert pending_slots(state).tolist() == list(range(100, 130))
     assert collection.verify().ok
     change(collection, graph.drop_graph)
     collection.delete(range(210, 230))
@@ -373,7 +374,7 @@ def test_only_some_nodes_may_be_linked(opened: Any) -> None:
     with collection._file.snapshot() as state:
         expected = linked.astype(np.uint8)
         expected[7] = 0
-        np.testing.assert_array_equal(graph.linked_mask(state), expected)
+        np.testing.assert_array_equal(linked_mask(state), expected)
         assert state.header.graph.built == 40
     assert collection.verify().ok
 
@@ -415,7 +416,7 @@ def test_copies_keep_the_graph(opened: Any, path: str, copy: str) -> None:
 def names_of_nodes(collection: vecstore.Collection, state: Any) -> list[Any]:
     """The id of each node's record, None where it is gone or has another vector now."""
     ids = dict(zip(np.flatnonzero(live_mask(state)).tolist(), [one.id for one in collection], strict=True))
-    mask = graph.linked_mask(state)
+    mask = linked_mask(state)
     slots = graph.graph_slots(state).tolist()
     return [ids[slot] if slot < mask.size and mask[slot] else None for slot in slots]
 
@@ -442,7 +443,7 @@ def test_a_file_of_format_1_becomes_one_of_today_when_written(tmp_path: Path) ->
         assert reader.verify().ok
         with reader._file.snapshot() as state:
             assert state.header.graph is None
-            assert graph.linked_mask(state).sum() == 0
+            assert linked_mask(state).sum() == 0
     assert path.read_bytes() == source.read_bytes()
     with vecstore.open(path) as writer:
         assert writer.stats()["format_version"] == 1
@@ -483,7 +484,7 @@ def test_the_fixture_has_a_graph_with_all_that_can_be_in_one() -> None:
             assert stats["pending"] == 1
             with fixture._file.snapshot() as state:
                 assert msgpack.unpackb(graph.read_index(state)) == {"entries": [0]}
-                assert graph.linked_mask(state).sum() == 23
+                assert linked_mask(state).sum() == 23
                 np.testing.assert_array_equal(graph.graph_rows(state, 1, 1)[1], [[0, 2, NONE, NONE, NONE, NONE]])
             assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["records"]
         Path(f"{path}-lock").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The collection's graph: walked over a snapshot's blocks, and built anew in one commit when it is due.
+"""The collection's graph: walked over a snapshot's blocks, tended in slices, and built anew when too little of it is left.
 
-Between the index, which knows arrays, and the storage, which knows blocks. Records that came after the last
-build are pending: they are compared one by one beside the walk, so every answer counts them.
+Between the index, which knows arrays, and the storage, which knows blocks. Records that are not linked yet are
+pending: they are compared one by one beside the walk, so every answer counts them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vecstore.storage import graph as stored
 from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD_BYTES, damaged
 from vecstore.storage.header import GraphHeader
+from vecstore.storage.linked import linked_mask, pending_slots
 from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers, State
@@ -102,7 +103,7 @@ class Graph:
             vectors,
             blocks.layout.rows,
         )
-        mask = live_mask(blocks) & stored.linked_mask(blocks)
+        mask = live_mask(blocks) & linked_mask(blocks)
         pending = live_mask(blocks) > mask
         waiting = pending.astype(np.uint8) if pending.any() else None
         live = float(np.count_nonzero(mask) / header.graph.nodes)
@@ -171,7 +172,7 @@ class Graph:
             return True
         if graph is None or graph.codec not in _CODECS:
             return False
-        return stored.pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM
+        return pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM
 
     def tend(self, session: Session, progress: build.Progress, *, all_of_it: bool = False) -> bool:
         """Do a slice of what is due, or with ``all_of_it`` of what may be done; the caller commits. False if there is none."""
@@ -203,7 +204,7 @@ class Graph:
             return True
         if header.graph.edges_origin + header.graph.edges > _MOST_EDGES:
             return True
-        pending = stored.pending_slots(blocks).size
+        pending = pending_slots(blocks).size
         gone = header.graph.nodes - (header.records - pending)
         return pending > config.WORN_SHARE * header.records or gone > config.GONE_SHARE * header.graph.nodes
 

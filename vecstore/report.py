@@ -18,7 +18,7 @@ from vecstore.index.walk import Effort
 from vecstore.query.fields import Fields
 from vecstore.storage import keys
 from vecstore.storage.file import File
-from vecstore.storage.graph import linked_mask, pending_slots
+from vecstore.storage.linked import linked_mask, pending_slots
 from vecstore.storage.state import Blocks
 
 

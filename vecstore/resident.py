@@ -22,7 +22,8 @@ from vecstore.storage import keys
 from vecstore.storage.blocks import damaged
 from vecstore.storage.graph import NONE, Nodes
 from vecstore.storage.header import GraphHeader
-from vecstore.storage.state import Blocks, Numbers, State
+from vecstore.storage.linked import linked_mask
+from vecstore.storage.state import Blocks, Numbers, State, graph_of
 
 Words = NDArray[np.uint64]
 
@@ -64,7 +65,7 @@ class Keeper:
 
     def of(self, blocks: State) -> Resident:
         """What this state's walks need."""
-        graph = _graph_of(blocks)
+        graph = graph_of(blocks)
         stamp = blocks.header.uuid, graph.stamp
         with self._lock:
             kept = self._kept
@@ -81,13 +82,13 @@ class Keeper:
 
 def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
     """The graph's parameters and codes, every number of them checked."""
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     first = parameters(blocks)
     codes = room_for_codes(graph.nodes, graph.code_bytes)
     for low, count in stored.batches(graph, graph.code_bytes):
         codes[low : low + count] = stored.code_rows(blocks, low, count)
     nodes_of = stored.nodes_of_slots(blocks)
-    slots = stored.owners_of(nodes_of, stored.linked_mask(blocks), graph.nodes)
+    slots = stored.owners_of(nodes_of, linked_mask(blocks), graph.nodes)
     later = _chained(stored.read_edges(blocks), blocks)
     words = {kind: _words(blocks, kind) for kind in (keys.CODES, keys.NODES, keys.INDEX)}
     resident = replace(first, codes=codes, slots=slots, later=later, edges=graph.edges)
@@ -95,7 +96,7 @@ def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
 
 
 def _refresh(kept: _Kept, blocks: State) -> None:
-    graph, before = _graph_of(blocks), kept.graph
+    graph, before = graph_of(blocks), kept.graph
     changed = {kind: _changed(kept, blocks, kind) for kind in kept.words}
     resident = parameters(blocks, kept.resident.watch) if changed[keys.INDEX].size else kept.resident
     if graph.nodes > len(kept.codes):
@@ -126,27 +127,26 @@ def _refresh(kept: _Kept, blocks: State) -> None:
 
 
 def _rename(kept: _Kept, blocks: State, changed: Numbers) -> None:
-    """Take over what changed blocks say of the nodes of their slots.
-
-    Snapshots before this one share the arrays. A node that got another slot was dead for them, and led to by nobody.
-    """
+    """Take over what changed blocks say of the nodes of their slots."""
     if not changed.size:
         return
+    # Walks of older snapshots go on with theirs: a record that was moved lies elsewhere in them.
+    kept.slots = kept.slots.copy()
     per_block = blocks.layout.slot_nodes
     slots = (changed[:, None] * per_block + np.arange(per_block)).ravel()
-    known = slots < _graph_of(blocks).slots
+    known = slots < graph_of(blocks).slots
     slots, nodes = slots[known], stored.read_nodes(blocks, changed)[known]
     old = kept.nodes_of[slots]
     left = slots[(old != nodes) & (old != NONE)]
     former = kept.nodes_of[left]
     kept.slots[former[kept.slots[former] == left]] = NONE
     kept.nodes_of[slots] = nodes
-    linked = (stored.linked_mask(blocks)[slots] > 0) & (nodes != NONE)
+    linked = (linked_mask(blocks)[slots] > 0) & (nodes != NONE)
     kept.slots[nodes[linked]] = slots[linked]
 
 
 def _lengthen(kept: _Kept, blocks: State, pairs: Nodes) -> None:
-    graph, before = _graph_of(blocks), kept.graph
+    graph, before = graph_of(blocks), kept.graph
     if not graph.edges:
         return
     later = kept.later
@@ -157,14 +157,14 @@ def _lengthen(kept: _Kept, blocks: State, pairs: Nodes) -> None:
 
 
 def _chained(pairs: Nodes, blocks: State) -> Later:
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     later = Later.of(int(_ROOM * len(pairs)), int(_ROOM * graph.nodes) if len(pairs) else 0, graph.edges_origin)
     _add(later, pairs, 0, blocks)
     return later
 
 
 def _add(later: Later, pairs: Nodes, at: int, blocks: State) -> None:
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     if not later.add(pairs, at, graph.nodes):
         raise damaged(keys.EDGES, graph.edges_first, "it names a node that does not exist")
 
@@ -178,7 +178,7 @@ def _grown(array: NDArray[Any], used: int, wanted: int, fill: int) -> NDArray[An
 
 
 def _words(blocks: State, kind: int) -> Words:
-    first, count = _graph_of(blocks).blocks(blocks.layout)[kind]
+    first, count = graph_of(blocks).blocks(blocks.layout)[kind]
     words: Words = blocks.entries(kind, first, first + count).copy()
     return words
 
@@ -194,7 +194,7 @@ def _changed(kept: _Kept, blocks: State, kind: int) -> Numbers:
 
 def parameters(blocks: Blocks, watch: Any = None) -> Resident:
     """What the index block says; codes, slots and later edges are left out."""
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     try:
         content = msgpack.unpackb(stored.read_index(blocks))
         codec = _read_codec(content["codec"], blocks.header.settings)
@@ -220,8 +220,3 @@ def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:
     if bits.kind != f"{settings.metric} bits":
         raise ValueError("codes of another metric")
     return bits
-
-
-def _graph_of(blocks: Blocks) -> GraphHeader:
-    assert blocks.header.graph is not None
-    return blocks.header.graph

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from vecstore import config
 from vecstore.index import build, space
 from vecstore.index.calibrate import reach_of_list
-from vecstore.index.knit import NONE, Later, Nodes, Weaver
+from vecstore.index.knit import NONE, Nodes, Weaver
 from vecstore.index.walk import Walker
 from vecstore.query import exact
-from vecstore.storage import graph as stored
 from vecstore.storage import growth
 from vecstore.storage.header import GraphHeader
+from vecstore.storage.linked import owe, pending_slots
 from vecstore.storage.session import Session
 from vecstore.storage.state import Numbers
 from vecstore.storage.vectors import read_rows
@@ -32,8 +32,8 @@ _VECTOR_BYTES = 16 << 20
 
 def tend(session: Session, walker: Walker, mask: NDArray[np.uint8], threads: int) -> bool:
     """Do one slice; the caller commits. The walker is that of the session's base, whose linked records the mask has."""
-    pending = stored.pending_slots(session)[: config.LINKED_AT_ONCE]
-    growth.owe(session, pending.size)
+    pending = pending_slots(session)[: config.LINKED_AT_ONCE]
+    owe(session, pending.size)
     work = _Work(session, walker, mask, threads)
     owed = min(work.graph.owed, config.SWEPT_AT_ONCE)
     free = work.sweep(owed) if owed else np.zeros(0, dtype=np.int64)
@@ -53,9 +53,6 @@ class _Work:
         known = np.flatnonzero(self.slots < mask.size)
         self.alive = np.zeros(self.slots.size, dtype=np.uint8)
         self.alive[known] = mask[self.slots[known]]
-        # Records may have been deleted in this very session.
-        linked = stored.linked_mask(session)
-        self.alive[known] &= linked[self.slots[known]]
         self.weaver = Weaver(
             plan=replace(build.Plan(seed=self.graph.seed), degree=self.graph.degree),
             vectors_of=self._vectors_of,
@@ -79,9 +76,7 @@ class _Work:
         nodes = np.arange(first, last, dtype=np.int64)
         rows = growth.rows_of(self.base, nodes)
         resident = self.walker.resident
-        pairs = resident.later.pairs[: resident.edges]
-        later = Later(pairs, resident.later.heads, resident.later.nexts, resident.later.origin)
-        changed, neighbors = self.weaver.mend(first, rows, self.alive, later)
+        changed, neighbors = self.weaver.mend(first, rows, self.alive, resident.later)
         dead, marked = self.alive[first:last] == 0, rows[:, 0] == NONE
         rows[changed - first, 1:] = neighbors
         rewritten = np.union1d(changed, nodes[dead & ~marked])

@@ -1,4 +1,4 @@
-"""The graph in the file: a row and a code for each node, each slot's node, and one bit a slot that says what is linked.
+"""The graph in the file: a row and a code for each node, each slot's node, and the edges that came later.
 
 A graph that was built is written as a whole, in one commit. It takes block numbers that no block has, so it can be
 staged ahead of that commit while the old one is read; the next one takes the old one's numbers again. What changes
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD, HEAD_BYTES, MAGIC, Bytes, damaged, new_block, payload, set_count
 from vecstore.storage.header import GraphHeader
+from vecstore.storage.linked import linked_mask, set_exactly_linked
 from vecstore.storage.session import Session
-from vecstore.storage.slots import live_mask
-from vecstore.storage.state import Blocks, Numbers, gather
+from vecstore.storage.state import Blocks, Numbers, gather, graph_of
 
 Nodes = NDArray[np.uint32]
 Row = TypeVar("Row", np.uint32, np.uint8)
@@ -30,9 +30,6 @@ NONE = 0xFFFFFFFF
 
 # What is written ahead of the commit.
 _STAGED = (keys.GRAPH, keys.CODES, keys.INDEX)
-
-# Rows that the sweep meets for each record that is linked or gone: all of them once while a tenth changes.
-SWEPT_A_CHANGE = 10
 
 # Blocks are made this many bytes at a time.
 _FILL_BYTES = 2 << 20
@@ -104,7 +101,7 @@ def write_graph(
     write_index(session, graph, index)
     session.describe_graph(graph)
     stands = owners != NONE if linked is None else linked & (owners != NONE)
-    _link(session, owners[stands])
+    set_exactly_linked(session, owners[stands])
     nodes_of = np.full(graph.slots, NONE, dtype=np.uint32)
     nodes_of[owners[stands]] = np.flatnonzero(stands)
     write_nodes(session, nodes_of, range(graph.blocks(layout)[keys.NODES][1]))
@@ -208,7 +205,7 @@ def replace_index(session: Session, index: bytes) -> None:
 
     In a graph of an older format they had the slots of all nodes behind them; a table takes these over.
     """
-    old = _graph_of(session)
+    old = graph_of(session)
     nodes_of = None if old.named else nodes_of_slots(session)
     graph = replace(old, index_bytes=len(index), changes=0, named=1)
     if nodes_of is not None:  # rows began with their slots, which are not to be taken for edges that had come
@@ -281,12 +278,12 @@ def _fill(session: Session, kind: int, number: int, rows: Bytes, per_block: int)
 
 def read_index(blocks: Blocks) -> bytes:
     """The graph's parameters, as they were given."""
-    return _read_bytes(blocks, 0, _graph_of(blocks).index_bytes).tobytes()
+    return _read_bytes(blocks, 0, graph_of(blocks).index_bytes).tobytes()
 
 
 def nodes_of_slots(blocks: Blocks) -> Nodes:
     """The node of each slot; NONE for one that never had one. What is not linked may name one that it had before."""
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     if not graph.named:
         found = np.full(graph.slots, NONE, dtype=np.uint32)
         owners = _read_bytes(blocks, graph.index_bytes, 4 * graph.nodes).view("<u4")
@@ -301,7 +298,7 @@ def read_nodes(blocks: Blocks, numbers: Numbers) -> Nodes:
     """What these blocks say, in a row; each number in it is a node's or NONE."""
     parts = [payload(blocks.block(keys.NODES, number)).view("<u4")[: blocks.layout.slot_nodes] for number in numbers.tolist()]
     found = np.concatenate(parts).astype(np.uint32) if parts else np.zeros(0, dtype=np.uint32)
-    wrong = (found >= _graph_of(blocks).nodes) & (found != NONE)
+    wrong = (found >= graph_of(blocks).nodes) & (found != NONE)
     if wrong.any():
         number = int(numbers[int(np.argmax(wrong)) // blocks.layout.slot_nodes])
         raise damaged(keys.NODES, number, "it names a node that does not exist")
@@ -310,7 +307,7 @@ def read_nodes(blocks: Blocks, numbers: Numbers) -> Nodes:
 
 def graph_slots(blocks: Blocks) -> Nodes:
     """The slot of each node; NONE where its record is gone."""
-    return owners_of(nodes_of_slots(blocks), linked_mask(blocks), _graph_of(blocks).nodes)
+    return owners_of(nodes_of_slots(blocks), linked_mask(blocks), graph_of(blocks).nodes)
 
 
 def owners_of(nodes_of: Nodes, linked: NDArray[np.uint8], nodes: int) -> Nodes:
@@ -323,7 +320,7 @@ def owners_of(nodes_of: Nodes, linked: NDArray[np.uint8], nodes: int) -> Nodes:
 
 def _read_bytes(blocks: Blocks, start: int, length: int) -> Bytes:
     """A stretch of what the index blocks hold together."""
-    first, piece = _graph_of(blocks).index_first, blocks.layout.data_payload
+    first, piece = graph_of(blocks).index_first, blocks.layout.data_payload
     numbers = range(first + start // piece, first - (-(start + length) // piece))
     parts = [payload(blocks.block(keys.INDEX, number)) for number in numbers]
     found: Bytes = np.concatenate(parts)[start % piece : start % piece + length].copy()
@@ -336,7 +333,7 @@ def graph_rows(blocks: Blocks, first: int, count: int) -> tuple[Nodes, Nodes]:
     A mark tells how many edges of all that ever came later had come when the row was written; it is NONE once a
     sweep found the node dead.
     """
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     per_block = blocks.layout.graph_rows(graph.degree)
     rows = _read(blocks, keys.GRAPH, graph.graph_first, 4 * (1 + graph.degree), per_block, first, count)
     words = rows.view("<u4")
@@ -345,7 +342,7 @@ def graph_rows(blocks: Blocks, first: int, count: int) -> tuple[Nodes, Nodes]:
 
 def code_rows(blocks: Blocks, first: int, count: int) -> Bytes:
     """The codes of these nodes, (count, code_bytes)."""
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     per_block = blocks.layout.code_rows(graph.code_bytes)
     return _read(blocks, keys.CODES, graph.codes_first, graph.code_bytes, per_block, first, count)
 
@@ -357,15 +354,8 @@ def batches(graph: GraphHeader, row_bytes: int) -> Iterator[tuple[int, int]]:
         yield first, min(size, graph.nodes - first)
 
 
-def _graph_of(blocks: Blocks) -> GraphHeader:
-    graph = blocks.header.graph
-    if graph is None:
-        raise ValueError("the collection has no graph")
-    return graph
-
-
 def _read(blocks: Blocks, kind: int, block: int, width: int, per_block: int, first: int, count: int) -> Bytes:
-    graph = _graph_of(blocks)
+    graph = graph_of(blocks)
     if not 0 <= first <= first + count <= graph.nodes:
         raise ValueError(f"nodes {first} to {first + count} of {graph.nodes}")
     numbers = np.arange(first // per_block, -(-(first + count) // per_block), dtype=np.int64) + block
@@ -386,7 +376,7 @@ def _read(blocks: Blocks, kind: int, block: int, width: int, per_block: int, fir
 
 def read_edges(blocks: Blocks, first: int = 0) -> Nodes:
     """The pairs (node, other) from this one on, (n, 2), in the order they came."""
-    graph, per_block = _graph_of(blocks), blocks.layout.pairs
+    graph, per_block = graph_of(blocks), blocks.layout.pairs
     start = first // per_block
     numbers = range(graph.edges_first + start, graph.edges_first + graph.blocks(blocks.layout)[keys.EDGES][1])
     parts = [payload(blocks.block(keys.EDGES, number)).view("<u4")[: 2 * per_block] for number in numbers]
@@ -398,7 +388,7 @@ def read_edges(blocks: Blocks, first: int = 0) -> Nodes:
 
 def add_edges(session: Session, pairs: Nodes) -> None:
     """Append pairs to those that there are."""
-    graph, per_block = _graph_of(session), session.layout.pairs
+    graph, per_block = graph_of(session), session.layout.pairs
     done = 0
     while done < len(pairs):
         place, inside = divmod(graph.edges + done, per_block)
@@ -409,89 +399,3 @@ def add_edges(session: Session, pairs: Nodes) -> None:
         set_count(block, inside + len(part))
         done += len(part)
     session.describe_graph(replace(graph, edges=graph.edges + len(pairs)))
-
-
-# -- what is linked
-
-
-def linked_mask(blocks: Blocks) -> NDArray[np.uint8]:
-    """1 for each slot whose record is in the graph under its present vector. Not to be written to."""
-    size = blocks.header.slots
-    known = blocks.cache.get("linked")
-    if known is None:
-        known = _read_linked(blocks)
-    assert isinstance(known, np.ndarray)
-    if known.size < size:  # slots that came behind those that the build knew
-        grown = np.zeros(size, dtype=np.uint8)
-        grown[: known.size] = known
-        known = grown
-    elif known.size > size:
-        known = known[:size]
-    blocks.cache["linked"] = known
-    return known
-
-
-def _read_linked(blocks: Blocks) -> NDArray[np.uint8]:
-    graph = blocks.header.graph
-    if graph is None:
-        return np.zeros(blocks.header.slots, dtype=np.uint8)
-    count = graph.blocks(blocks.layout)[keys.LINKED][1]
-    bits = np.concatenate([payload(blocks.block(keys.LINKED, number)) for number in range(count)])
-    return np.unpackbits(bits, count=graph.slots, bitorder="little")
-
-
-def pending_slots(blocks: Blocks) -> Numbers:
-    """Live slots whose records are not in the graph. Not to be written to."""
-    live, linked = live_mask(blocks), linked_mask(blocks)
-    known = blocks.cache.get("pending of")
-    if not isinstance(known, tuple) or known[0] is not live or known[1] is not linked:
-        blocks.cache["pending"] = np.flatnonzero(live > linked).astype(np.int64)
-        blocks.cache["pending of"] = live, linked
-    pending = blocks.cache["pending"]
-    assert isinstance(pending, np.ndarray)
-    return pending
-
-
-def clear_linked(session: Session, slots: Numbers) -> None:
-    """These slots' records are gone, or will have other vectors."""
-    if session.header.graph is None:
-        return
-    mask = linked_mask(session)
-    changed = slots[mask[slots] > 0]
-    if changed.size:
-        graph = session.header.graph
-        owed = min(graph.owed + SWEPT_A_CHANGE * changed.size, 2 * graph.nodes)
-        session.describe_graph(replace(graph, owed=owed, changes=graph.changes + changed.size))
-        mask = mask.copy()
-        mask[changed] = 0
-        _write_linked(session, mask, np.unique(changed // (session.layout.table_payload * 8)))
-
-
-def set_linked(session: Session, slots: Numbers) -> None:
-    """These slots' records have nodes now; the graph's header counts them already."""
-    mask = linked_mask(session).copy()
-    mask[slots] = 1
-    numbers = set(np.unique(slots // (session.layout.table_payload * 8)).tolist())
-    there = range(_graph_of(session).blocks(session.layout)[keys.LINKED][1])
-    numbers.update(number for number in there if not session.exists(keys.LINKED, number))
-    _write_linked(session, mask, np.array(sorted(numbers), dtype=np.int64))
-
-
-def _link(session: Session, slots: Nodes) -> None:
-    """Set the bits of exactly these slots, as far as they are live."""
-    mask = np.zeros(session.header.slots, dtype=np.uint8)
-    mask[slots[slots != NONE]] = 1
-    mask &= live_mask(session)
-    _write_linked(session, mask, np.arange(_graph_of(session).blocks(session.layout)[keys.LINKED][1]))
-
-
-def _write_linked(session: Session, mask: NDArray[np.uint8], numbers: Numbers) -> None:
-    """Write these blocks of the mask anew."""
-    session.cache["linked"] = mask
-    per_block = session.layout.table_payload * 8
-    length = session.layout.length(keys.LINKED)
-    for number in numbers.tolist():
-        block = session.put(new_block(keys.LINKED, number, length), keys.LINKED, number)
-        bits = np.packbits(mask[number * per_block : (number + 1) * per_block], bitorder="little")
-        payload(block)[: bits.size] = bits
-        set_count(block, bits.size)

@@ -12,38 +12,27 @@ from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD_BYTES, Bytes, count_of, damaged, payload, set_count
 from vecstore.storage.graph import (
     NONE,
-    SWEPT_A_CHANGE,
     Nodes,
     add_edges,
-    linked_mask,
     read_edges,
     read_nodes,
-    set_linked,
     write_nodes,
 )
-from vecstore.storage.header import GraphHeader
+from vecstore.storage.linked import SWEPT_A_CHANGE, linked_mask, set_linked
 from vecstore.storage.session import Session
-from vecstore.storage.state import Blocks, Numbers, gather
+from vecstore.storage.state import Blocks, Numbers, State, gather, graph_of
 
 
-def rows_of(blocks: Blocks, nodes: Numbers) -> Nodes:
+def rows_of(state: State, nodes: Numbers) -> Nodes:
     """The rows of these nodes, (n, 1 + degree): a mark and neighbours, as ``graph_rows`` has them."""
-    graph = _graph_of(blocks)
-    per_block, width = blocks.layout.graph_rows(graph.degree), 4 * (1 + graph.degree)
+    graph = graph_of(state)
+    per_block, width = state.layout.graph_rows(graph.degree), 4 * (1 + graph.degree)
     numbers, inside = nodes // per_block + graph.graph_first, nodes % per_block
     distinct, inverse = np.unique(numbers, return_inverse=True)
     if not nodes.size:
         return np.zeros((0, 1 + graph.degree), dtype=np.uint32)
-    found = blocks.file_rows(keys.GRAPH, distinct)
-    if found is not None:
-        data, starts = found
-        words = gather(data, starts[inverse] + HEAD_BYTES + inside * width, width).view("<u4")
-    else:
-        parts = [
-            payload(blocks.block(keys.GRAPH, number))[: per_block * width] for number in distinct.tolist()
-        ]
-        words = np.stack(parts).view("<u4").reshape(len(parts), per_block, 1 + graph.degree)[inverse, inside]
-    rows: Nodes = words.astype(np.uint32)
+    data, starts = state.file_rows(keys.GRAPH, distinct)
+    rows: Nodes = gather(data, starts[inverse] + HEAD_BYTES + inside * width, width).view("<u4").astype(np.uint32)
     foreign = ((rows[:, 1:] >= graph.nodes) & (rows[:, 1:] != NONE)).any(axis=1)
     if foreign.any():
         raise damaged(keys.GRAPH, int(numbers[np.argmax(foreign)]), "it names a node that does not exist")
@@ -55,7 +44,7 @@ def put_rows(session: Session, nodes: Numbers, neighbors: Nodes, dead: NDArray[n
 
     They have all edges that came later up to now, and are marked where their nodes are dead.
     """
-    graph = _graph_of(session)
+    graph = graph_of(session)
     rows = np.empty((nodes.size, 1 + graph.degree), dtype=np.uint32)
     rows[:, 0], rows[:, 1:] = graph.edges_origin + graph.edges, neighbors
     if dead is not None:
@@ -71,14 +60,13 @@ def add_nodes(
 
     ``later`` are edges to them, pairs of two nodes.
     """
-    graph = _graph_of(session)
+    graph = graph_of(session)
     count = max(graph.nodes, int(nodes[-1]) + 1)
-    slots_there = session.header.slots
     session.describe_graph(
         replace(
             graph,
             nodes=count,
-            slots=slots_there,
+            slots=session.header.slots,
             appended=graph.appended + count - graph.nodes,
             changes=graph.changes + nodes.size,
         )
@@ -106,7 +94,7 @@ def move_nodes(session: Session, nodes: Nodes, slots: Numbers) -> None:
     mine = np.flatnonzero(nodes != NONE)
     if not mine.size:
         return
-    graph = _graph_of(session)
+    graph = graph_of(session)
     # They were counted as gone, and are not.
     owed, changes = graph.owed - SWEPT_A_CHANGE * mine.size, graph.changes - mine.size
     session.describe_graph(
@@ -118,7 +106,7 @@ def move_nodes(session: Session, nodes: Nodes, slots: Numbers) -> None:
 
 def _end_of_cycle(session: Session) -> None:
     """A sweep has met all rows: edges that were there when it began are in them, and are dropped."""
-    graph = _graph_of(session)
+    graph = graph_of(session)
     rest = read_edges(session, graph.edges_before)
     first, count = graph.blocks(session.layout)[keys.EDGES]
     for number in range(first, first + count):
@@ -135,19 +123,12 @@ def _end_of_cycle(session: Session) -> None:
         )
     )
     add_edges(session, rest)
-    session.describe_graph(replace(_graph_of(session), edges_before=len(rest)))
-
-
-def owe(session: Session, changes: int) -> None:
-    """The sweep has this many more changes to make up for; twice round is enough for any number."""
-    graph = _graph_of(session)
-    owed = min(graph.owed + SWEPT_A_CHANGE * changes, 2 * graph.nodes)
-    session.describe_graph(replace(graph, owed=owed))
+    session.describe_graph(replace(graph_of(session), edges_before=len(rest)))
 
 
 def swept_to(session: Session, node: int) -> None:
     """Note how far the sweep has come."""
-    graph = _graph_of(session)
+    graph = graph_of(session)
     owed = max(0, graph.owed - (node - graph.swept))
     session.describe_graph(replace(graph, swept=node, owed=owed))
     if node >= graph.nodes:
@@ -180,7 +161,7 @@ def _name(session: Session, slots: Numbers, nodes: Nodes) -> None:
 
 def _fill_table(session: Session) -> None:
     """Every slot that the graph counts has its place in the table."""
-    graph = _graph_of(session)
+    graph = graph_of(session)
     empty = np.full(0, NONE, dtype=np.uint32)
     for number in range(graph.blocks(session.layout)[keys.NODES][1]):
         if not session.exists(keys.NODES, number):
@@ -214,10 +195,3 @@ def _runs(numbers: Numbers) -> Iterator[tuple[int, slice]]:
     )
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), numbers.size], strict=True):
         yield int(numbers[start]), slice(start, end)
-
-
-def _graph_of(blocks: Blocks) -> GraphHeader:
-    graph = blocks.header.graph
-    if graph is None:
-        raise ValueError("the collection has no graph")
-    return graph

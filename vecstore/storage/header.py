@@ -42,7 +42,7 @@ class GraphHeader:
     # Nodes that a walk may begin at.
     entries: int
     index_bytes: int
-    # Live records when it was built, and the slots that there were: no row names another.
+    # Live records when it was built, and how many slots its tables have a place for.
     built: int
     slots: int
     seed: int

@@ -21,7 +21,7 @@ from vecstore.storage.blocks import (
     damaged,
     payload,
 )
-from vecstore.storage.header import Header, check_graph
+from vecstore.storage.header import GraphHeader, Header, check_graph
 from vecstore.storage.lazy import NO_GENERATION, LazyTable
 from vecstore.storage.pages import Meta, PageMap
 from vecstore.storage.platform import Mapping
@@ -64,6 +64,14 @@ class Blocks(Protocol):
     def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
         """(bytes, offset of each block in them), all checked; None where they don't lie in one piece."""
         ...
+
+
+def graph_of(blocks: Blocks) -> GraphHeader:
+    """The graph's part of the header, where there is one."""
+    graph = blocks.header.graph
+    if graph is None:
+        raise ValueError("the collection has no graph")
+    return graph
 
 
 class Checked:
@@ -136,7 +144,7 @@ class State:
             size = min(self._entries[kind].size, older._entries[kind].size)
             self._entries[kind][:size] = older._entries[kind][:size]
             self._loaded[kind][:both] = known
-        for (kind, first, _), (_, table) in older._lazy.items():
+        for (kind, first, _), (_, table) in list(older._lazy.items()):  # other threads may be adding to it
             self._inherited[kind, first] = table
 
     def block(self, kind: int, number: int) -> Bytes:
@@ -158,7 +166,7 @@ class State:
         addresses += np.uint64(self._scanned.address)
         return addresses
 
-    def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers] | None:
+    def file_rows(self, kind: int, numbers: Numbers) -> tuple[Bytes, Numbers]:
         return self._mapping.bytes, self._offsets(kind, numbers)
 
     def lazy(self, kind: int, first: int, count: int, *, gaps: bool = False) -> LazyTable:

@@ -14,9 +14,9 @@ from vecstore.config import DEAD_BLOCKS_FLOOR, DEAD_SHARE
 from vecstore.storage import ids as id_table
 from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, count_of, damaged, extra_of
-from vecstore.storage.graph import clear_linked
 from vecstore.storage.growth import move_nodes, nodes_to_move
 from vecstore.storage.ids import Ids, hash_ids
+from vecstore.storage.linked import clear_linked
 from vecstore.storage.packed import Packed
 from vecstore.storage.records import (
     ENTRY_BYTES,
@@ -240,7 +240,7 @@ def _free_dead_vectors(session: Session) -> None:
     live = np.flatnonzero(mask)
     slots = int(live[-1]) + 1 if live.size else 0
     if header.graph is not None:
-        slots = max(slots, header.graph.slots)  # its rows name no slot that does not exist
+        slots = max(slots, header.graph.slots)  # its tables have a place for each of these
     if slots < header.slots:
         header.slots = slots
         session.cache["live"] = mask[:slots].copy()

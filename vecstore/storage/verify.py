@@ -15,7 +15,6 @@ from vecstore.storage.graph import (
     NONE,
     Nodes,
     graph_rows,
-    linked_mask,
     nodes_of_slots,
     read_edges,
     read_index,
@@ -23,6 +22,7 @@ from vecstore.storage.graph import (
 from vecstore.storage.graph import batches as node_batches
 from vecstore.storage.header import GraphHeader
 from vecstore.storage.ids import lookup
+from vecstore.storage.linked import linked_mask
 from vecstore.storage.slots import live_mask, read_slots
 from vecstore.storage.state import Checked, State
 from vecstore.storage.store import batches, hashes_of, live_slots, read_stored

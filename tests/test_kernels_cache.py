@@ -38,6 +38,45 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert compile_in_new_process(tmp_path) == "0 3"
 
 
+TWO_TYPES = """
+import sys
+import numpy as np
+from numba import types
+from vecstore.kernels.cpu import compile
+
+def double(values):
+    for i in range(len(values)):
+        values[i] *= 2
+
+element = getattr(types, sys.argv[1])
+kernel = compile.compiled(double, compile.writes(element))
+values = np.ones(3, sys.argv[1])
+kernel(values)
+assert values.tolist() == [2, 2, 2]
+print(sum(kernel.stats.cache_hits.values()))
+"""
+
+
+def test_processes_that_compile_at_once_do_not_mix_up_their_files(tmp_path: Path) -> None:
+    """One function for many types, which processes that begin together all find not there yet."""
+    script = tmp_path / "script.py"
+    script.write_text(TWO_TYPES)
+    names = ["int8", "int16", "int32", "int64", "float32", "float64"]
+
+    def run_all() -> list[str]:
+        env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        started = [
+            subprocess.Popen([sys.executable, script, name], env=env, stdout=subprocess.PIPE, text=True) for name in names
+        ]
+        found = [process.communicate()[0].strip() for process in started]
+        assert [process.returncode for process in started] == [0] * len(names)
+        return found
+
+    assert run_all() == ["0"] * len(names)
+    assert run_all() == ["1"] * len(names)
+    assert len(list(tmp_path.rglob("*.nbc"))) == len(names)
+
+
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Kernels compiled within the test are its own."""

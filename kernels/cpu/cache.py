@@ -1,8 +1,9 @@
 """Where compiled kernels are kept between processes.
 
 Numba keys its cache on the file of the outermost function only, so a change in a helper's file would go
-unnoticed after an upgrade; and it raises where no folder is writable. Here the key covers all kernel
-sources, and without a folder the kernels are compiled anew.
+unnoticed after an upgrade; it numbers a function's files, so that two processes which compile it for different
+types at once take one for the other's; and it raises where no folder is writable. Here the key covers all kernel
+sources, each key has files of its own, and without a folder kernels are compiled anew.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core import config
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
 _SOURCES = Path(__file__).resolve().parent
 
@@ -98,10 +99,31 @@ class _Impl(CompileResultCacheImpl):  # type: ignore[misc, unused-ignore]
     _locator_classes = [_Locator]  # noqa: RUF012
 
 
+class _Files:
+    """What a function was compiled to, in files of its own for each key."""
+
+    def __init__(self, where: str, name: str) -> None:
+        self._where, self._name = where, name
+
+    def load(self, key: Any) -> Any:
+        return self._file(key).load(key)
+
+    def save(self, key: Any, data: Any) -> None:
+        self._file(key).save(key, data)
+
+    def _file(self, key: Any) -> Any:
+        digest = hashlib.sha256(f"{source_stamp()} {key!r}".encode()).hexdigest()
+        return IndexDataCacheFile(self._where, f"{self._name}.{digest[:20]}", source_stamp())
+
+
 class _Cache(FunctionCache):  # type: ignore[misc, unused-ignore]
     """A cache that is never a reason to fail: a full disk or a damaged file means compiling."""
 
     _impl_class = _Impl
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = None

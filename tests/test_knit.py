@@ -21,18 +21,18 @@ def row(mark: int, *neighbors: int) -> list[int]:
 
 
 def mended(
-    rows: list[list[int]], dead: set[int], pairs: list[tuple[int, int]], origin: int = 0, heirs: int = 2, first: int = 0
+    rows: list[list[int]], dead: set[int], pairs: list[tuple[int, int]], origin: int = 0, heirs: int = 2, nodes: Any = None
 ) -> list[Any]:
     """Where each row is to lead; None where it stays as it is."""
     table = np.array(rows, dtype=np.uint32)
-    nodes = len(rows)
-    alive = np.array([node not in dead for node in range(nodes)], dtype=np.uint8)
-    later = Later.of(len(pairs) + 3, nodes, origin)
-    assert later.add(np.array(pairs, dtype=np.uint32).reshape(-1, 2), 0, nodes)
+    asked = np.arange(len(rows)) if nodes is None else np.array(nodes)
+    alive = np.array([node not in dead for node in range(len(rows))], dtype=np.uint8)
+    later = Later.of(len(pairs) + 3, len(rows), origin)
+    assert later.add(np.array(pairs, dtype=np.uint32).reshape(-1, 2), 0, len(rows))
     ids = np.array(sorted(dead), dtype=np.uint32)
-    found, sizes = np.empty((nodes - first, 9), dtype=np.uint32), np.empty(nodes - first, dtype=np.int32)
+    found, sizes = np.empty((asked.size, 9), dtype=np.uint32), np.empty(asked.size, dtype=np.int32)
     dispatch.cpu().knit.mend()(
-        table[first:], first, alive, later.pairs, later.heads, later.nexts, origin, heirs, ids, table[ids], found, sizes
+        table[asked], asked, alive, later.pairs, later.heads, later.nexts, origin, heirs, ids, table[ids], found, sizes
     )
     for some, size in zip(found, sizes.tolist(), strict=True):
         assert size < 0 or (some[size:] == NONE).all()
@@ -77,7 +77,7 @@ def test_a_dead_node_is_led_to_by_nobody_and_not_mended() -> None:
 
 def test_rows_from_the_middle_are_those_of_their_nodes() -> None:
     rows = [row(0, 2), row(0, 2), row(0, 3), row(0, 0)]
-    assert mended(rows, set(), [(2, 0)], first=1) == [None, [3, 0], None]
+    assert mended(rows, set(), [(2, 0)], nodes=[3, 1, 2]) == [None, None, [3, 0]]
 
 
 def test_more_than_there_is_room_for_is_left_out() -> None:
@@ -135,6 +135,6 @@ def test_a_crowded_row_is_pruned_and_others_are_taken_as_they_are() -> None:
     later = Later.of(5, 8, 0)
     assert later.add(np.array([[0, 4], [0, 5], [1, 2]], dtype=np.uint32), 0, 8)
     with pool:
-        changed, neighbors = threads.mend(0, rows, np.ones(8, dtype=np.uint8), later)
+        changed, neighbors = threads.mend(np.arange(2), rows, np.ones(8, dtype=np.uint8), later)
     assert changed.tolist() == [0, 1]
     assert neighbors.tolist() == [[1, 4, NONE], [0, 2, NONE]]

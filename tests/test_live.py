@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 import vecstore
 from vecstore import config
 from vecstore.errors import CorruptionError
+from vecstore.graph import Graph
 from vecstore.resident import Keeper
 from vecstore.storage import graph as stored
 from vecstore.storage import keys
@@ -129,10 +131,10 @@ def test_many_at_once_are_built_anew(grown: vecstore.Collection, kind: tuple[str
 
 
 def test_a_collection_that_is_replaced_again_and_again_stays_what_it_was(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
-    queries, random = vectors(kind, 80, seed=2), np.random.default_rng(3)
+    queries, order = vectors(kind, 80, seed=2), np.random.default_rng(3)
     fresh = 1500
     for turn in range(12):
-        for part in np.array_split(random.permutation([record.id for record in grown])[:450], 9):
+        for part in np.array_split(order.permutation([record.id for record in grown])[:450], 9):
             grown.delete(part)
             grown.add(np.arange(fresh, fresh + part.size), vectors(kind, part.size, seed=fresh))
             fresh += part.size
@@ -174,6 +176,86 @@ def test_moving_rows_together_leaves_them_linked(grown: vecstore.Collection, kin
     assert grown.stats()["pending"] < config.LINKED_FROM
     assert recall(grown, vectors(kind, 50, seed=2), search_list=300) >= 0.95
     assert grown.verify().ok
+
+
+# -- dense copies
+
+
+@pytest.mark.parametrize("copy", ["compact", "backup"])
+def test_a_dense_copy_is_of_live_records_near_ones_beside_each_other(
+    grown: vecstore.Collection, kind: tuple[str, str], copy: str, tmp_path: Path
+) -> None:
+    order, queries = random.Random(3), vectors(kind, 80, seed=2)
+    for turn in range(4):
+        grown.delete(order.sample([record.id for record in grown], 300))
+        grown.add([f"{turn} {n}" for n in range(300)], vectors(kind, 300, seed=10 + turn), [{"n": n} for n in range(300)])
+    grown.add("pending", vectors(kind, 1, seed=99)[0])
+    grown.delete(order.choice([record.id for record in grown if record.id != "pending"]))
+    expected = {record.id: (np.asarray(record.vector).tolist(), record.metadata) for record in grown}
+    before = recall(grown, queries, search_list=60)
+    assert nodes_of(grown) > len(grown)
+    assert grown.stats()["pending"] == 1
+    distance_before = steps_apart(grown)
+    if copy == "compact":
+        grown.compact()
+        collection = grown
+    else:
+        grown.backup(tmp_path / "copy.vec")
+        collection = vecstore.open(tmp_path / "copy.vec")
+    with collection:
+        assert collection.verify(raise_on_error=True).records == 1500
+        stats = collection.stats()
+        assert (stats["nodes"], stats["pending"], stats["later_edges"]) == (1499, 1, 0)
+        assert {record.id: (np.asarray(record.vector).tolist(), record.metadata) for record in collection} == expected
+        assert recall(collection, queries, search_list=60) >= before - 0.03
+        assert recall(collection, queries) >= 0.9
+        assert steps_apart(collection) < distance_before / 2
+        collection.add("after", vectors(kind, 1, seed=98)[0])
+        collection.delete("pending")
+        assert "after" in collection
+        assert "pending" not in collection
+        assert collection.verify().ok
+
+
+def steps_apart(collection: vecstore.Collection) -> float:
+    """How far a record's slot is from those of its neighbours in the graph, in the middle."""
+    with collection._file.snapshot() as state:
+        graph = state.header.graph
+        assert graph is not None
+        slots = stored.graph_slots(state).astype(np.int64)
+        first = stored.graph_rows(state, 0, graph.nodes)[1][:, 0]
+    alive = np.flatnonzero(slots != stored.NONE)
+    alive = alive[first[alive] != stored.NONE]
+    apart = np.abs(slots[alive] - slots[first[alive]])
+    return float(np.median(apart))
+
+
+def test_a_copy_of_a_collection_whose_entries_are_all_gone_is_walked(tmp_path: Path) -> None:
+    data = clustered(1500)
+    with vecstore.open(tmp_path / "c.vec", dim=DIM, metric="l2", durability="none") as c:
+        c.add(np.arange(1500), data)
+        with c._file.snapshot() as state:
+            entries = Keeper().of(state).entries
+            slots = stored.graph_slots(state)[entries]
+        c.delete(slots)
+        assert nodes_of(c) == 1500
+        c.compact()
+        assert nodes_of(c) == len(c) == 1500 - slots.size
+        assert recall(c, clustered(80, seed=2)) >= 0.9
+        assert c.verify().ok
+
+
+def test_what_cannot_be_walked_is_copied_as_it_is(
+    grown: vecstore.Collection, kind: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown.delete(np.arange(0, 1500, 5))
+    with monkeypatch.context() as patch, grown._file.snapshot() as state:
+        patch.setattr(Graph, "ready", lambda *_: None)
+        assert grown._graph.arranged(state) is None
+        grown.compact()
+    assert (len(grown), nodes_of(grown)) == (1200, 1500)
+    assert grown.verify().ok
+    assert recall(grown, vectors(kind, 80, seed=2)) >= 0.9
 
 
 # -- readers

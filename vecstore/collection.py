@@ -685,6 +685,9 @@ class Collection:
     def compact(self) -> int:
         """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.
 
+        In a collection that is searched by its graph, records then lie beside their neighbours: fewer pages
+        are read for a search, and iterating gives another order.
+
         >>> import vecstore
         >>> with vecstore.open("c.vec", dim=2) as c:
         ...     _ = c.add([1, 2], [[1, 0], [0, 1]]), c.delete(1)
@@ -694,7 +697,7 @@ class Collection:
         self._check_writable()
         with self._file.writing(self._timeout):
             before = os.path.getsize(self.path)
-            replace.compact(self._file)
+            replace.compact(self._file, self._graph.arranged)
             return before - os.path.getsize(self.path)
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -712,4 +715,4 @@ class Collection:
         if target == self.path:
             raise InvalidArgumentError("a backup needs another path than the collection's own")
         with self._file.snapshot() as state, translated(target, "writing the backup"):
-            replace.copy(state, target, overwrite=overwrite)
+            replace.copy(state, target, self._graph.arranged, overwrite=overwrite)

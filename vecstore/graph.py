@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import config, linking, upkeep
+from vecstore import config, dense, linking, upkeep
 from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
 from vecstore.index.calibrate import Calibration, Curve, Reach
@@ -29,6 +29,7 @@ from vecstore.storage import keys
 from vecstore.storage.blocks import HEAD_BYTES, damaged
 from vecstore.storage.header import GraphHeader
 from vecstore.storage.linked import linked_mask, pending_slots
+from vecstore.storage.replace import Arranged
 from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers, State
@@ -163,7 +164,13 @@ class Graph:
         rows = space.prepare_rows(blocks.header.settings, read_rows(blocks, slots), resident.norm_limit)
         return linking.distortion(resident.codec, rows) / max(resident.distortion, 1e-12)
 
-    # -- building
+    # -- tending and building
+
+    def arranged(self, state: State) -> Arranged | None:
+        """How the collection should lie in a dense copy; None: as it does."""
+        with _explained(state):
+            ready = self.ready(state)
+            return None if ready is None else dense.arranged(state, ready.walker.resident, ready.mask, self._threads)
 
     def due(self, blocks: Blocks) -> bool:
         """Whether there is enough to build, to link or to sweep for a commit of its own."""

@@ -85,7 +85,7 @@ def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
     graph = graph_of(blocks)
     first = parameters(blocks)
     codes = room_for_codes(graph.nodes, graph.code_bytes)
-    for low, count in stored.batches(graph, graph.code_bytes):
+    for low, count in stored.batches(graph.nodes, graph.code_bytes):
         codes[low : low + count] = stored.code_rows(blocks, low, count)
     nodes_of = stored.nodes_of_slots(blocks)
     slots = stored.owners_of(nodes_of, linked_mask(blocks), graph.nodes)

@@ -38,9 +38,9 @@ def _place_of(ids, node):
     return low
 
 
-def _mend(rows, first, alive, pairs, heads, nexts, origin, heirs, dead_ids, dead_rows, found, sizes):
+def _mend(rows, nodes, alive, pairs, heads, nexts, origin, heirs, dead_ids, dead_rows, found, sizes):
     for i in range(len(rows)):
-        node = first + i
+        node = nodes[i]
         sizes[i] = -1
         if alive[node] == 0:
             continue
@@ -100,14 +100,14 @@ _I32, _I64, _U32, _F32 = types.int32, types.int64, types.uint32, types.float32
 
 @functools.cache
 def mend() -> Any:
-    """`(rows: uint32[n, 1 + r], first, alive: uint8[m], pairs: uint32[p, 2], heads: int32[h], nexts: int32[p], origin,
+    """`(rows: uint32[n, 1 + r], nodes: int64[n], alive: uint8[m], pairs: uint32[p, 2], heads: int32[h], nexts: int32[p], origin,
     heirs, dead_ids: uint32[d], dead_rows: uint32[d, 1 + r], found: uint32[n, c], sizes: int32[n])`.
 
-    Finds for the rows of the nodes from `first` on where they should lead: to live neighbours, along the edges that
-    came later, and to `heirs` of what each dead neighbour led to; their ascending numbers and rows are given. `sizes` is -1 for rows that
-    stay as they are, and those of dead nodes. Every number must have been checked to be a node's.
+    Finds for the rows of nodes where they should lead: to live neighbours, along the edges that came later, and to
+    `heirs` of what each dead neighbour led to; the ascending numbers and the rows of these are given. `sizes` is -1
+    for rows that stay as they are, and those of dead nodes. Every number must have been checked to be a node's.
     """
-    tables = (reads(_U32, 2), _I64, reads(types.uint8), reads(_U32, 2), reads(_I32), reads(_I32), _I64, _I64)
+    tables = (reads(_U32, 2), reads(_I64), reads(types.uint8), reads(_U32, 2), reads(_I32), reads(_I32), _I64, _I64)
     return compiled(_mend, *tables, reads(_U32), reads(_U32, 2), writes(_U32, 2), writes(_I32))
 
 

@@ -113,8 +113,8 @@ class Weaver:
         targets = np.repeat(nodes.astype(np.uint32), used.sum(axis=1))
         return rows, np.stack((rows[used], targets), axis=1)
 
-    def mend(self, first: int, rows: Nodes, alive: NDArray[np.uint8], later: Later) -> tuple[Numbers, Edges]:
-        """(nodes, neighbours) of those of the rows, which begin with this node's, that are to be written anew."""
+    def mend(self, nodes: Numbers, rows: Nodes, alive: NDArray[np.uint8], later: Later) -> tuple[Numbers, Edges]:
+        """(places, neighbours) of those of these nodes' rows that are to be written anew."""
         lost = rows[:, 1:][(rows[:, 1:] != NONE)]
         dead_ids = np.unique(lost[alive[lost] == 0])
         dead_rows = self.rows_of(dead_ids.astype(np.int64))
@@ -122,7 +122,7 @@ class Weaver:
         sizes = np.empty(len(rows), dtype=np.int32)
         dispatch.cpu().knit.mend()(
             rows,
-            first,
+            nodes,
             alive,
             later.pairs,
             later.heads,
@@ -138,12 +138,12 @@ class Weaver:
         result: Edges = found[changed][:, : self.plan.degree]
         crowded = np.flatnonzero(sizes[changed] > self.plan.degree)
         if crowded.size:
-            owners = (changed[crowded] + first).astype(np.uint32)
+            owners = nodes[changed[crowded]].astype(np.uint32)
             most = min(_MENDED, self.plan.degree)
             result[crowded] = self._chosen(
                 owners, found[changed[crowded]], self.vectors_of, most, self.plan.alpha
             )
-        return changed + first, result
+        return changed, result
 
     def _among(self, own: Vectors) -> Nodes:
         """Those that each new node finds near among the new ones."""

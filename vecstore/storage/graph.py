@@ -116,7 +116,7 @@ def copy_graph(blocks: Blocks, session: Session, moved: NDArray[np.uint32]) -> N
     graph, linked = blocks.header.graph, linked_mask(blocks)
     if graph is None or not linked.any():
         return
-    parts = list(batches(graph, 4 * graph.degree + graph.code_bytes))
+    parts = list(batches(graph.nodes, 4 * graph.degree + graph.code_bytes))
     owners = graph_slots(blocks)
     known = owners < moved.size
     slots = np.full(graph.nodes, NONE, dtype=np.uint32)
@@ -347,11 +347,11 @@ def code_rows(blocks: Blocks, first: int, count: int) -> Bytes:
     return _read(blocks, keys.CODES, graph.codes_first, graph.code_bytes, per_block, first, count)
 
 
-def batches(graph: GraphHeader, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """(first, count): all nodes, as many at a time as fit into a bounded memory."""
+def batches(nodes: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """(first, count): so many nodes, as many at a time as fit into a bounded memory."""
     size = max(1, _FILL_BYTES // row_bytes)
-    for first in range(0, graph.nodes, size):
-        yield first, min(size, graph.nodes - first)
+    for first in range(0, nodes, size):
+        yield first, min(size, nodes - first)
 
 
 def _read(blocks: Blocks, kind: int, block: int, width: int, per_block: int, first: int, count: int) -> Bytes:

@@ -11,7 +11,8 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from vecstore.storage.header import Header, write_header
 from vecstore.storage.pages import META_BYTES, read_meta
 from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask, read_slots
-from vecstore.storage.state import State
+from vecstore.storage.state import Numbers, State
 from vecstore.storage.store import batches, insert, live_slots, read_packed, stored_ids
 from vecstore.storage.vectors import read_rows
 
@@ -42,12 +43,26 @@ def create(path: str, settings: Settings) -> None:
         _publish(temporary, path)
 
 
-def copy(state: State, path: str, *, overwrite: bool) -> None:
+@dataclass(frozen=True)
+class Arranged:
+    """How a state's records are to lie in its copy."""
+
+    # All live slots, in the order that their records get.
+    slots: Numbers
+    # Writes the graph of the copy, in which they do lie so.
+    write_graph: Callable[[Session], None]
+
+
+# None where everything stays in its order.
+Arrange = Callable[[State], Arranged | None]
+
+
+def copy(state: State, path: str, arrange: Arrange, *, overwrite: bool) -> None:
     """A dense copy of a state under another name, each block checked on the way."""
     if not overwrite and os.path.lexists(path):
         raise CollectionExistsError(f"{path} exists; choose another path, or pass overwrite=True")
     with _temporary(path) as temporary:
-        _rebuild(state, temporary)
+        _rebuild(state, temporary, arrange)
         if overwrite:
             with translated(path, "putting the copy in place"):
                 os.replace(temporary, path)
@@ -57,7 +72,7 @@ def copy(state: State, path: str, *, overwrite: bool) -> None:
             _publish(temporary, path)
 
 
-def compact(file: File) -> None:
+def compact(file: File, arrange: Arrange) -> None:
     """Replace the file by a dense copy of itself. The writer's lock is held; readers keep their snapshots.
 
     Other processes share LMDB's lock file with us, and it remembers the number of the newest transaction.
@@ -67,20 +82,21 @@ def compact(file: File) -> None:
     """
     with _temporary(file.path) as temporary:
         with file.snapshot() as state:
-            commits = _rebuild(state, temporary)
+            commits = _rebuild(state, temporary, arrange)
         newest = _count_up(file, commits + 2)
         _renumber(temporary, newest)
         file.take(temporary)
 
 
-def _rebuild(state: State, temporary: str) -> int:
+def _rebuild(state: State, temporary: str, arrange: Arrange) -> int:
     """Copy all live records into a new file; gives the number of its last transaction."""
+    arranged = arrange(state) or _as_they_lie(state)
     header = Header(state.header.settings, state.header.uuid, state.header.seed, state.header.created)
     _write_first(temporary, header)
     target = File(temporary, writable=True, durable=False, private=True)
     try:
         rows = max(1, _COPY_BYTES // max(state.layout.row_bytes, 512))
-        for slots in batches(live_slots(state), rows):
+        for slots in batches(arranged.slots, rows):
             session = Session(target)
             try:
                 entries = read_slots(state, slots)
@@ -90,8 +106,12 @@ def _rebuild(state: State, temporary: str) -> int:
                 session.commit()
             finally:
                 session.close()
-        if state.header.graph is not None:
-            _copy_graph(state, target)
+        session = Session(target)
+        try:
+            arranged.write_graph(session)
+            session.commit()
+        finally:
+            session.close()
         with target.snapshot() as copied:
             transaction = copied.meta.transaction
         target.sync()
@@ -100,16 +120,15 @@ def _rebuild(state: State, temporary: str) -> int:
     return transaction
 
 
-def _copy_graph(state: State, target: File) -> None:
-    """The graph as it is: only its slots have other numbers, since the copy's records are dense and in order."""
-    live = live_mask(state) > 0
-    moved = np.where(live, np.cumsum(live, dtype=np.int64) - 1, NONE).astype(np.uint32)
-    session = Session(target)
-    try:
+def _as_they_lie(state: State) -> Arranged:
+    """Records in the order of their slots, and the graph as it is: only its slots have other numbers."""
+
+    def write_graph(session: Session) -> None:
+        live = live_mask(state) > 0
+        moved = np.where(live, np.cumsum(live, dtype=np.int64) - 1, NONE).astype(np.uint32)
         copy_graph(state, session, moved)
-        session.commit()
-    finally:
-        session.close()
+
+    return Arranged(live_slots(state), write_graph)
 
 
 def _write_first(temporary: str, header: Header) -> None:

@@ -132,7 +132,7 @@ def _graph_problems(state: State) -> Iterator[tuple[str | None, int]]:
             return
         if not _is_map(read_index(state)):
             yield str(damaged(keys.INDEX, graph.index_first, "its parameters cannot be read")), 0
-        for first, count in node_batches(graph, 4 * graph.degree):
+        for first, count in node_batches(graph.nodes, 4 * graph.degree):
             for node, problem in _row_problems(graph, first, graph_rows(state, first, count)[1]):
                 block = graph.graph_first + node // state.layout.graph_rows(graph.degree)
                 yield f"block graph {block} is wrong: node {node} {problem}", 0

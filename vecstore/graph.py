@@ -168,9 +168,8 @@ class Graph:
 
     def arranged(self, state: State) -> Arranged | None:
         """How the collection should lie in a dense copy; None: as it does."""
-        with _explained(state):
-            ready = self.ready(state)
-            return None if ready is None else dense.arranged(state, ready.walker.resident, ready.mask, self._threads)
+        graph = state.header.graph
+        return None if graph is None or graph.codec not in _CODECS else dense.arranged(state, self._threads)
 
     def due(self, blocks: Blocks) -> bool:
         """Whether there is enough to build, to link or to sweep for a commit of its own."""

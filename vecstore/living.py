@@ -24,7 +24,7 @@ class Living:
         """``mask`` has the slots of live, linked records."""
         self.base, self.resident = base, resident
         self.settings = base.header.settings
-        self.slots = resident.slots.astype(np.int64)
+        self.slots = resident.slots
         known = np.flatnonzero(self.slots < mask.size)
         self.alive = np.zeros(self.slots.size, dtype=np.uint8)
         self.alive[known] = mask[self.slots[known]]
@@ -53,5 +53,5 @@ class Living:
         return nodes[slots]
 
     def _vectors_of(self, nodes: Numbers) -> build.Vectors:
-        rows = read_rows(self.base, self.slots[nodes])
+        rows = read_rows(self.base, self.slots[nodes].astype(np.int64))
         return space.prepare_rows(self.settings, rows, self.resident.norm_limit)

@@ -80,6 +80,13 @@ class Keeper:
             return kept.resident
 
 
+def without_codes(blocks: State) -> Resident:
+    """What is known of a graph's nodes, for those who do not search."""
+    graph = graph_of(blocks)
+    slots, later = stored.graph_slots(blocks), _chained(stored.read_edges(blocks), blocks)
+    return replace(parameters(blocks), slots=slots, later=later, edges=graph.edges)
+
+
 def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
     """The graph's parameters and codes, every number of them checked."""
     graph = graph_of(blocks)

@@ -26,17 +26,28 @@ from vecstore.storage.state import Blocks, Numbers, State, gather, graph_of
 def rows_of(state: State, nodes: Numbers) -> Nodes:
     """The rows of these nodes, (n, 1 + degree): a mark and neighbours, as ``graph_rows`` has them."""
     graph = graph_of(state)
-    per_block, width = state.layout.graph_rows(graph.degree), 4 * (1 + graph.degree)
-    numbers, inside = nodes // per_block + graph.graph_first, nodes % per_block
-    distinct, inverse = np.unique(numbers, return_inverse=True)
     if not nodes.size:
         return np.zeros((0, 1 + graph.degree), dtype=np.uint32)
-    data, starts = state.file_rows(keys.GRAPH, distinct)
-    rows: Nodes = gather(data, starts[inverse] + HEAD_BYTES + inside * width, width).view("<u4").astype(np.uint32)
+    per_block, width = state.layout.graph_rows(graph.degree), 4 * (1 + graph.degree)
+    rows: Nodes = _gathered(state, keys.GRAPH, graph.graph_first, per_block, width, nodes).view("<u4").astype(np.uint32)
     foreign = ((rows[:, 1:] >= graph.nodes) & (rows[:, 1:] != NONE)).any(axis=1)
     if foreign.any():
-        raise damaged(keys.GRAPH, int(numbers[np.argmax(foreign)]), "it names a node that does not exist")
+        number = graph.graph_first + int(nodes[np.argmax(foreign)]) // per_block
+        raise damaged(keys.GRAPH, number, "it names a node that does not exist")
     return rows
+
+
+def codes_of(state: State, nodes: Numbers) -> Bytes:
+    """The codes of these nodes, (n, code_bytes)."""
+    graph = graph_of(state)
+    per_block = state.layout.code_rows(graph.code_bytes)
+    return _gathered(state, keys.CODES, graph.codes_first, per_block, graph.code_bytes, nodes)
+
+
+def _gathered(state: State, kind: int, first: int, per_block: int, width: int, nodes: Numbers) -> Bytes:
+    distinct, inverse = np.unique(nodes // per_block, return_inverse=True)
+    data, starts = state.file_rows(kind, first + distinct)
+    return gather(data, starts[inverse] + HEAD_BYTES + nodes % per_block * width, width)
 
 
 def put_rows(session: Session, nodes: Numbers, neighbors: Nodes, dead: NDArray[np.bool_] | None = None) -> None:

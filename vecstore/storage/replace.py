@@ -32,7 +32,7 @@ from vecstore.storage.state import Numbers, State
 from vecstore.storage.store import batches, insert, live_slots, read_packed, stored_ids
 from vecstore.storage.vectors import read_rows
 
-_COPY_BYTES = 32 << 20
+_COPY_BYTES = 8 << 20
 
 
 def create(path: str, settings: Settings) -> None:
@@ -97,7 +97,7 @@ def _rebuild(state: State, temporary: str, arrange: Arrange) -> int:
     try:
         rows = max(1, _COPY_BYTES // max(state.layout.row_bytes, 512))
         for slots in batches(arranged.slots, rows):
-            session = Session(target)
+            session = Session(target, _COPY_BYTES)
             try:
                 entries = read_slots(state, slots)
                 insert(
@@ -106,7 +106,7 @@ def _rebuild(state: State, temporary: str, arrange: Arrange) -> int:
                 session.commit()
             finally:
                 session.close()
-        session = Session(target)
+        session = Session(target, _COPY_BYTES)
         try:
             arranged.write_graph(session)
             session.commit()
@@ -163,7 +163,7 @@ def _renumber(temporary: str, newest: int) -> None:
     def commit() -> None:
         target = File(temporary, writable=True, durable=True, private=True)
         try:
-            session = Session(target)
+            session = Session(target, _COPY_BYTES)
             session.changed = True
             session.commit()
         finally:

@@ -61,7 +61,7 @@ def test_the_kernel_copies_what_the_plain_path_copies(kernels: Any, opened: Any,
             live = store.live_slots(state)
             for size in (0, 1, 2, 10, 17, 500, 20_000):
                 slots = rng.choice(live, size)
-                found = fetching._fetch(kernels, state, slots)
+                found = fetching._fetch(kernels, state, slots, cold=False)
                 assert found is not None
                 same(found, fetching.fetch_plainly(state, slots))
             assert np.count_nonzero(state.cache["fetch"].record_blocks)  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ def test_records_of_all_lengths(kernels: Any, opened: Any) -> None:
     with collection._file.snapshot() as state:
         short = np.arange(7)
         for slots in (short[-1:], short[:1], np.repeat(short, 1000), short[:2], short):
-            found = fetching._fetch(kernels, state, slots)
+            found = fetching._fetch(kernels, state, slots, cold=False)
             assert found is not None
             same(found, fetching.fetch_plainly(state, slots))
             # What nobody will read is not held on to.
@@ -100,7 +100,7 @@ def test_slots_that_do_not_exist_are_told_of(kernels: Any, opened: Any) -> None:
     with collection._file.snapshot() as state:
         for slot in (-1, state.header.slots, 1 << 40, -(1 << 62)):
             for slots in (np.array([slot]), np.array([5] * 30 + [slot])):
-                assert fetching._fetch(kernels, state, slots) is None
+                assert fetching._fetch(kernels, state, slots, cold=False) is None
                 with pytest.raises(CorruptionError, match="names a slot that does not exist"):
                     fetching.fetch(state, slots)
 
@@ -153,11 +153,17 @@ class Made:
         return of[0], of[1]
 
     def run(self, kernels: Any, slots: np.ndarray, room: int = 1 << 18) -> tuple[int, list[tuple[int, int, bytes]]]:
+        """The same whether the disk is asked or not."""
+        found = [self._run(kernels, slots, room, cold) for cold in (0, 1)]
+        assert found[0] == found[1]
+        return found[0]
+
+    def _run(self, kernels: Any, slots: np.ndarray, room: int, cold: int) -> tuple[int, list[tuple[int, int, bytes]]]:
         count = slots.size
         marks, ends = np.empty(count, np.int64), np.empty(count, np.int64)
         text, packed = np.empty(count, np.uint8), np.full(room + 64, 0xEE, np.uint8)
         code, size, texts = kernels.fetch()(
-            slots, *self.addresses(), self.total, self.per_block, self.capacity, marks, text, ends, packed[:room]
+            slots, *self.addresses(), self.total, self.per_block, self.capacity, cold, marks, text, ends, packed[:room]
         )
         assert (packed[room:] == 0xEE).all()
         if code != kernels.DONE:
@@ -275,7 +281,7 @@ def test_unknown_blocks_and_small_buffers(kernels: Any, made: Any) -> None:
     def ask(slot_blocks: np.ndarray, record_blocks: np.ndarray, wanted: np.ndarray) -> tuple[int, np.ndarray]:
         numbers = np.empty(wanted.size, np.int64), np.empty(wanted.size, np.int64)
         texts, packed = np.empty(wanted.size, np.uint8), np.empty(1 << 18, np.uint8)
-        limits = blocks.total, blocks.per_block, blocks.capacity
+        limits = blocks.total, blocks.per_block, blocks.capacity, 0
         out = kernels.fetch()(wanted, slot_blocks, record_blocks, *limits, numbers[0], texts, numbers[1], packed)
         return out[0], numbers[1]
 

@@ -515,7 +515,7 @@ class Collection:
                 queries, _ = inputs.check_queries(query, self._settings)
             asked = Asked(limit, radius, filter_, recall, search_list, exact, workers)
             found, _ = self._planner.answer(blocks, queries, own, asked)
-            batch = answers.hits_of(blocks, found, limit)
+            batch = answers.hits_of(blocks, found, limit, cold=self._planner.cold(blocks))
         return batch[0] if single else batch
 
     def _plain(self, query: object) -> bool:
@@ -541,7 +541,7 @@ class Collection:
             return None
         with contextlib.suppress(VecstoreError):
             found = self._planner.answer_one(state, query, k, recall, search_list)
-            hits = None if found is None else answers.hits_of_one(state, found)
+            hits = None if found is None else answers.hits_of_one(state, found, cold=self._planner.cold(state))
             if opened.newest_is(state.meta.transaction):
                 return hits
         return None

@@ -59,6 +59,12 @@ class Planner:
             return None
         return ready if ready.walker.resident.calibration.reaches(asked.recall) else None
 
+    @staticmethod
+    def cold(blocks: Blocks) -> bool:
+        """Whether walks read from the disk just now."""
+        ready = blocks.cache.get("graph")
+        return isinstance(ready, Ready) and ready.walker.watch.cold
+
     def answer_one(
         self, state: State, query: NDArray[Any], k: int, recall: float | None, search_list: int | None
     ) -> exact.Found | None:

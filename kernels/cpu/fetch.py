@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from .compile import compiled, reads, writes
+from .ahead import will_need
+from .compile import compiled, helper, reads, writes
 from .memory import address_of, as_uint16, as_uint32, as_uint64, copy, load, prefetch
 
 DONE, UNKNOWN_SLOTS, UNKNOWN_RECORDS, TOO_SMALL, LONG_RECORD, UNSOUND = range(6)
@@ -31,9 +32,17 @@ _TEXT, _LONG = 1, 2
 _OWNER_BYTES, _ENTRY_BYTES = 4, 6
 
 
-def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, marks, text, ends, packed):
-    # Each pass reads what the one before led to. Within a pass nothing waits for anything else, so the
-    # processor has many reads of memory under way at once.
+@helper
+def _ask(address, length, cold):
+    if cold:
+        will_need(address, length)
+    else:
+        prefetch(address)
+
+
+def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, cold, marks, text, ends, packed):
+    # Each pass reads what the one before led to. Within a pass nothing waits for anything else, so many reads
+    # are under way at once: of memory, and of the disk where it is known to be asked.
     count = len(slots)
     indexes = np.empty(count, np.int64)
     sources = np.empty(count, np.int64)
@@ -48,7 +57,7 @@ def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, 
         block = types.int64(slot_blocks[number])
         unknown |= block == 0
         sources[i] = block + _HEAD_BYTES + (slot - number * per_block) * _SLOT_BYTES
-        prefetch(sources[i])
+        _ask(sources[i], _SLOT_BYTES, cold)
     if unknown:
         return UNKNOWN_SLOTS, 0, 0
 
@@ -68,13 +77,13 @@ def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, 
         ends[i] = number
         sources[i] = types.int64(record_blocks[number])
         unknown |= sources[i] == 0
-        prefetch(sources[i] + _COUNT)
+        _ask(sources[i] + _COUNT, 12, cold)
     if unknown:
         return UNKNOWN_RECORDS, 0, 0
 
     for i in range(count):
         held = types.int64(load(as_uint32(sources[i] + _COUNT), 0))
-        prefetch(sources[i] + _HEAD_BYTES + _OWNER_BYTES * held + 2 * indexes[i])
+        _ask(sources[i] + _HEAD_BYTES + _OWNER_BYTES * held + 2 * indexes[i], 2, cold)
 
     size = 0
     for i in range(count):
@@ -91,7 +100,7 @@ def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, 
         if begin > end or end > types.int64(used):
             return UNSOUND, 0, 0
         sources[i] = block + _HEAD_BYTES + _ENTRY_BYTES * held + begin
-        prefetch(sources[i])
+        _ask(sources[i], end - begin, cold)
         size += end - begin
         ends[i] = size
     if size > len(packed):
@@ -107,13 +116,14 @@ def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, 
 @functools.cache
 def fetch() -> Any:
     """`(slots: int64[n], slot_blocks: uint64[], record_blocks: uint64[], total_slots, per_block, capacity,
-    marks: int64[n], text: uint8[n], ends: int64[n], packed: uint8[]) -> (code, bytes, texts)`.
+    cold, marks: int64[n], text: uint8[n], ends: int64[n], packed: uint8[]) -> (code, bytes, texts)`.
 
     Addresses of blocks go by block number, 0 where one is not known yet. `per_block` is how many slots a
-    block of the slot table has, `capacity` the bytes that a block of records has for them. Record i is
+    block of the slot table has, `capacity` the bytes that a block of records has for them; `cold` is 1 while
+    these come from the disk. Record i is
     `packed[ends[i - 1] : ends[i]]`; `texts` counts the ids that are texts. After UNKNOWN_RECORDS, `ends`
     holds the numbers of the records' blocks; after TOO_SMALL, `bytes` says how many are needed.
     """
     i64, u8, u64 = types.int64, types.uint8, types.uint64
-    blocks = (reads(u64), reads(u64), i64, i64, i64)
+    blocks = (reads(u64), reads(u64), i64, i64, i64, i64)
     return compiled(_fetch, reads(i64), *blocks, writes(i64), writes(u8), writes(i64), writes(u8))

@@ -78,23 +78,23 @@ def readable(blocks: Blocks, slots: Numbers, filter_: Where | None, vectors: boo
                     yield record
 
 
-def hits_of_one(blocks: Blocks, found: Found) -> Hits:
+def hits_of_one(blocks: Blocks, found: Found, *, cold: bool = False) -> Hits:
     """As ``hits``, for a single query."""
     slots, distances = found
-    return Hits._of(Copied(distances, *fetch(blocks, slots), store.unpacked), range(slots.size))
+    return Hits._of(Copied(distances, *fetch(blocks, slots, cold=cold), store.unpacked), range(slots.size))
 
 
-def hits_of(blocks: Blocks, found: list[Found], width: int | None = None) -> HitsBatch:
+def hits_of(blocks: Blocks, found: list[Found], width: int | None = None, *, cold: bool = False) -> HitsBatch:
     """As ``hits``, from each query's own slots and distances."""
     if len(found) == 1:
         slots, distances = found[0]
-        return hits(blocks, slots, distances, np.array((0, slots.size)), width)
+        return hits(blocks, slots, distances, np.array((0, slots.size)), width, cold=cold)
     offsets = np.zeros(len(found) + 1, dtype=np.int64)
     if not found:
-        return hits(blocks, offsets[1:], np.zeros(0), offsets, width)
+        return hits(blocks, offsets[1:], np.zeros(0), offsets, width, cold=cold)
     np.cumsum([slots.size for slots, _ in found], out=offsets[1:])
     slots = np.concatenate([slots for slots, _ in found])
-    return hits(blocks, slots, np.concatenate([distances for _, distances in found]), offsets, width)
+    return hits(blocks, slots, np.concatenate([distances for _, distances in found]), offsets, width, cold=cold)
 
 
 def hits(
@@ -103,6 +103,8 @@ def hits(
     distances: NDArray[np.float64],
     offsets: Numbers,
     width: int | None = None,
+    *,
+    cold: bool = False,
 ) -> HitsBatch:
     """What callers see: query i has what lies from ``offsets[i]`` to ``offsets[i + 1]``.
 
@@ -112,5 +114,5 @@ def hits(
     starts, ends = offsets[:-1], offsets[1:]
     if width is None:
         width = int((ends - starts).max(initial=0))
-    copied = Copied(distances, *fetch(blocks, slots), store.unpacked)
+    copied = Copied(distances, *fetch(blocks, slots, cold=cold), store.unpacked)
     return HitsBatch._of(copied, starts, ends, width, blocks.header.text_ids == 0)

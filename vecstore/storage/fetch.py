@@ -36,12 +36,12 @@ class Fetched(NamedTuple):
     packed: Bytes
 
 
-def fetch(blocks: Blocks, slots: Numbers) -> Fetched:
-    """The records in these slots."""
+def fetch(blocks: Blocks, slots: Numbers, *, cold: bool = False) -> Fetched:
+    """The records in these slots; ``cold`` says that searches read from the disk just now."""
     slots = np.ascontiguousarray(slots, dtype=np.int64)
     kernels = dispatch.fetch_kernels()
     if kernels is not None and isinstance(blocks, State):
-        fetched = _fetch(kernels, blocks, slots)
+        fetched = _fetch(kernels, blocks, slots, cold=cold)
         if fetched is not None:
             return fetched
     return fetch_plainly(blocks, slots)
@@ -69,7 +69,7 @@ class _Tables:
         self.likely_bytes = _LIKELY_BYTES
 
 
-def _fetch(kernels: Any, state: State, slots: Numbers) -> Fetched | None:
+def _fetch(kernels: Any, state: State, slots: Numbers, *, cold: bool) -> Fetched | None:
     """None where the plain path must say what is the matter."""
     tables: Any = state.cache.get("fetch")
     if tables is None or tables.checked is not state.checked:
@@ -80,7 +80,7 @@ def _fetch(kernels: Any, state: State, slots: Numbers) -> Fetched | None:
     run = kernels.fetch()
     while True:
         code, size, texts = run(
-            slots, tables.slot_blocks, tables.record_blocks, *tables.sizes, marks, text, ends, packed
+            slots, tables.slot_blocks, tables.record_blocks, *tables.sizes, cold, marks, text, ends, packed
         )
         if code == kernels.DONE:
             if packed.size > 4 * size + 4096:

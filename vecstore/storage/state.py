@@ -333,8 +333,8 @@ class State:
         return offsets
 
     def _read_ahead(self, offsets: Numbers, length: int) -> None:
-        """Ask for many blocks at once, neighbours together: far faster than a fault for each page."""
-        if offsets.size < 2:
+        """Ask for many pages at once, neighbours together: far faster than a fault for each."""
+        if offsets.size == 1 and length <= self.layout.page_bytes:
             return
         ordered = np.sort(offsets)
         starts = np.flatnonzero(np.r_[True, np.diff(ordered) > 2 * length])

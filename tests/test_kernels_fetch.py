@@ -89,7 +89,7 @@ def test_records_of_all_lengths(kernels: Any, opened: Any) -> None:
             # What nobody will read is not held on to.
             whole = found.packed if found.packed.base is None else found.packed.base
             assert whole.nbytes <= 4 * found.ends[-1] + 4096
-        assert fetching._fetch(kernels, state, np.arange(len(lengths))) is None
+        assert fetching._fetch(kernels, state, np.arange(len(lengths)), cold=False) is None
         same(fetching.fetch(state, np.arange(11)), fetching.fetch_plainly(state, np.arange(11)))
     hits = collection.search([1, 0], k=11)
     assert {hit.id: len(hit.metadata["t"]) for hit in hits} == dict(enumerate(lengths))

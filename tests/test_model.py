@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 )
 
 import vecstore
+from vecstore import config
 
 LONG_STEPS = int(os.environ.get("VECSTORE_LONG_STEPS", "0"))
 # Long walks find what only piles up over time; short ones start afresh more often.
@@ -405,10 +406,39 @@ class Walk(RuleBasedStateMachine):
             assert len(self.collection) == len(self.model)
 
 
-def test_walk() -> None:
-    steps = LONG_STEPS or 1600
+class GraphWalk(Walk):
+    """The same where collections of a hundred records have a graph, which every few changes is tended to.
+
+    What a walk finds need not be the nearest; whatever it gives must be right, and most of it the nearest.
+    """
+
+    asked = found = 0
+
+    def check_hits(self, hits: Any, query: np.ndarray, where: Any, k: int | None, radius: float | None, but: Any = None) -> None:
+        if where is not None or radius is not None:
+            super().check_hits(hits, query, where, k, radius, but)
+            return
+        ids, rows = self.table()
+        truth = self.distances(rows, query) if ids else np.zeros(0)
+        distance_of = {id_: d for id_, d in zip(ids, truth.tolist(), strict=True) if id_ != but or type(id_) is not type(but)}
+        assert len(set(hits.ids)) == len(hits) == min(k or 10, len(distance_of))
+        assert (np.diff(hits.distances) >= 0).all()
+        for hit in hits:
+            assert math.isclose(hit.distance, distance_of[hit.id], rel_tol=1e-5, abs_tol=1e-5)
+            assert hit.metadata == self.model[hit.id][1]
+        if len(hits):
+            self.asked += len(hits)
+            self.found += int((hits.distances <= sorted(distance_of.values())[len(hits) - 1] + 1e-5).sum())
+
+    def teardown(self) -> None:
+        if self.asked >= 100:
+            assert self.found >= 0.85 * self.asked
+        super().teardown()
+
+
+def walk(machine: type[Walk], steps: int) -> None:
     run_state_machine_as_test(
-        Walk,
+        machine,
         settings=settings(
             max_examples=max(1, steps // STEPS_A_WALK),
             stateful_step_count=STEPS_A_WALK,
@@ -419,3 +449,16 @@ def test_walk() -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_walk() -> None:
+    walk(Walk, LONG_STEPS or 1600)
+
+
+def test_walk_with_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "GRAPH_FROM": 100, "GRAPH_FROM_BYTES": 0, "LINKED_FROM": 4, "LINKED_AT_ONCE": 7, "SWEPT_FROM": 20, "SWEPT_AT_ONCE": 40,
+        "RECALIBRATED_SHARE": 0.05, "HELD_OUT": 50,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(config, name, value)
+    walk(GraphWalk, LONG_STEPS or 600)

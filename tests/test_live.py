@@ -106,6 +106,29 @@ def test_single_records_are_linked_a_few_at_a_time(grown: vecstore.Collection, k
     assert grown.verify().ok
 
 
+def test_what_waits_is_found_whichever_way_it_is_compared(
+    grown: vecstore.Collection, kind: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few are compared within walks; many are scanned, and the answers are put together."""
+    monkeypatch.setattr(config, "LINKED_FROM", 10_000)
+    more = vectors(kind, 100, seed=1)
+    grown.add(np.arange(1500, 1600), more)
+    grown.delete([1503, 7])
+    found = []
+    for most in (0, 1 << 18):
+        monkeypatch.setattr("vecstore.graph._NUMBERS_IN_WALKS", most)
+        with vecstore.open(tmp_path / "c.vec", mode="r") as reader:
+            assert reader.stats()["pending"] == 99
+            singles = [reader.search(vector, k=5) for vector in more]
+            batch = reader.search(more, k=5)
+            assert [hits.ids for hits in singles] == batch.ids.tolist()
+            found.append((batch.ids.tolist(), batch.distances))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6, atol=1e-6)
+    truth = grown.search(more, k=1, exact=True)
+    assert [ids[0] for ids in found[0][0]] == truth.ids[:, 0].tolist() or kind[0] == "ip"
+
+
 def test_a_tenth_at_once_is_linked_in_slices(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
     before = grown._file.snapshot().state.header.graph
     grown.add(np.arange(1500, 1750), vectors(kind, 250, seed=1))

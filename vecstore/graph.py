@@ -43,6 +43,8 @@ _ROWS_A_BLOCK = 32
 # Where links came one by one, what is stored is found more easily than what is not: of queries from outside, so many more of
 # the neighbours were missed after some rounds of replacement.
 _DOUBT = 0.15
+# So many numbers of pending records are compared within a walk, as long as one of some collections takes.
+_NUMBERS_IN_WALKS = 1 << 18
 # Rows count the edges that came later in 32 bits.
 _MOST_EDGES = 0xF0000000
 _SEARCHED_AT_ONCE, _DRAWN, _FEWER_OF_MANY = 25, 4, 4
@@ -55,8 +57,10 @@ class Ready:
     walker: Walker
     # 1 for each slot whose record is live and linked.
     mask: NDArray[np.uint8]
-    # 1 for each slot whose record is pending; None where none is.
-    waiting: NDArray[np.uint8] | None
+    # Slots whose records are pending, where these are so few that walks compare them all.
+    few: Numbers
+    # 1 for each of them where they are more; else None.
+    many: NDArray[np.uint8] | None
     # The share of nodes whose records are live.
     live: float
     # Which checks its tables note what they found in: a whole verification begins anew.
@@ -105,10 +109,11 @@ class Graph:
             blocks.layout.rows,
         )
         mask = live_mask(blocks) & linked_mask(blocks)
-        pending = live_mask(blocks) > mask
-        waiting = pending.astype(np.uint8) if pending.any() else None
+        few, many = pending_slots(blocks), None
+        if few.size * header.settings.dim > _NUMBERS_IN_WALKS:
+            few, many = few[:0], (live_mask(blocks) > mask).astype(np.uint8)
         live = float(np.count_nonzero(mask) / header.graph.nodes)
-        blocks.cache["graph"] = found = Ready(walker, mask, waiting, live, blocks.checked)
+        blocks.cache["graph"] = found = Ready(walker, mask, few, many, live, blocks.checked)
         return found
 
     @staticmethod
@@ -123,7 +128,7 @@ class Graph:
         """The k nearest of each query, pending records included; and what it took."""
         with _explained(blocks):
             slots, distances, sizes, effort = ready.walker.search(
-                queries, k, reach, ready.mask, threads, exact.executor
+                queries, k, reach, ready.mask, threads, exact.executor, others=ready.few
             )
         answers = [
             (row[:size], values[:size])
@@ -131,9 +136,10 @@ class Graph:
         ]
         # Where nearly all records near a query are gone, a walk says that it is lost, and a scan answers.
         for place in effort.lost.tolist():
-            [answers[place]] = exact.nearest(blocks, queries[place : place + 1], k, ready.mask, threads)
-        if ready.waiting is not None:
-            others = exact.nearest(blocks, queries, k, ready.waiting, threads)
+            mask = live_mask(blocks) if ready.many is None else ready.mask
+            [answers[place]] = exact.nearest(blocks, queries[place : place + 1], k, mask, threads)
+        if ready.many is not None:
+            others = exact.nearest(blocks, queries, k, ready.many, threads)
             answers = [merged(mine, other, k) for mine, other in zip(answers, others, strict=True)]
         return answers, effort
 

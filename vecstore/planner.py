@@ -82,9 +82,9 @@ class Planner:
             singles[asked] = self._single(state, Asked(k, recall=recall, search_list=search_list))
         single = singles.get(asked)
         found = None if single is None else single.search(query)
-        if found is None or ready.waiting is None:
+        if found is None or ready.many is None:
             return found
-        [others] = exact.nearest(state, query[None], k, ready.waiting, 1)
+        [others] = exact.nearest(state, query[None], k, ready.many, 1)
         return merged(found, others, k)
 
     def _single(self, state: State, asked: Asked) -> Single | None:
@@ -94,7 +94,7 @@ class Planner:
             return None
         assert asked.k is not None
         reach = ready.walker.reach(asked.k, asked.recall, asked.search_list)
-        return ready.walker.single(asked.k, reach, ready.mask)
+        return ready.walker.single(asked.k, reach, ready.mask, ready.few)
 
     def answer(
         self, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked

@@ -322,9 +322,12 @@ def _prepare(frame, codec, query, vector, own, state):
 
 @helper
 def _answer(
-    tag, frame, weights, codec, mask, query, skip, near, room, slack, reranked, scratch, slots, distances, counters
+    tag, frame, weights, codec, mask, others, query, skip, near, room, slack, reranked, scratch, slots, distances, counters
 ):
-    """Fills in the answers to one query: how many, and how many candidates were sure; -1 where it met damage."""
+    """Fills in the answers to one query: how many, and how many candidates were sure; -1 where it met damage.
+
+    Records that no node is of are compared with it as well.
+    """
     vector, own, state, seen, asked, pool, fresh, chosen = scratch
     offset = _prepare(frame, codec, query, vector, own, state)
     size = _walk(frame, weights, address_of(state), skip, near, room, slack, offset, seen, asked, pool, fresh, counters)
@@ -337,17 +340,18 @@ def _answer(
         else:
             ask_for_vector(frame, chosen[i])
     found = 0
-    for i in range(count):
-        row = vector_at(frame, chosen[i], weights)
+    for i in range(count + len(others)):
+        slot = chosen[i] if i < count else others[i - count]
+        row = vector_at(frame, slot, weights)
         if row == 0:
-            counters[2], counters[3] = DAMAGED, -1 - chosen[i] // frame.vector_rows
+            counters[2], counters[3] = DAMAGED, -1 - slot // frame.vector_rows
             return -1, 0
-        found = enter(slots, distances, found, chosen[i], apart(tag, frame.metric, row, own, frame.dim))
+        found = enter(slots, distances, found, slot, apart(tag, frame.metric, row, own, frame.dim))
     return found, sure
 
 
 def _search(
-    tag, frames, weights, codec, mask, queries, skips, near, room, slack, reranked, slots, distances, sizes, sures, counters
+    tag, frames, weights, codec, mask, others, queries, skips, near, room, slack, reranked, slots, distances, sizes, sures, counters
 ):  # fmt: skip
     frame = frames[0]
     scratch = (
@@ -362,7 +366,7 @@ def _search(
     )
     for q in range(len(queries)):
         sizes[q], sures[q] = _answer(
-            tag, frame, weights, codec, mask, queries[q], skips[q], near, room, slack, reranked, scratch, slots[q],
+            tag, frame, weights, codec, mask, others, queries[q], skips[q], near, room, slack, reranked, scratch, slots[q],
             distances[q], counters,
         )  # fmt: skip
         if sizes[q] < 0:
@@ -371,13 +375,13 @@ def _search(
 
 
 def _search_one(
-    tag, frames, weights, codec, mask, query, near, room, slack, reranked, wanted, scratch, slots, distances, counters
+    tag, frames, weights, codec, mask, others, query, near, room, slack, reranked, wanted, scratch, slots, distances, counters
 ):
     frame = frames[0]
     if not _fit(frame, query):
         return -1
     found, sure = _answer(
-        tag, frame, weights, codec, mask, query, -1, near, room, slack, reranked, scratch, slots, distances, counters
+        tag, frame, weights, codec, mask, others, query, -1, near, room, slack, reranked, scratch, slots, distances, counters
     )
     return found if sure >= wanted else -1
 
@@ -398,13 +402,13 @@ def _fit(frame, query):
 def search(dtype: str) -> Any:
     """The kernel that answers queries from the graph.
 
-    `(frame: FRAME[1], weights: uint64[w], codec, mask: uint8[slots], queries (n, dim), skips: int64[n], near,
-    room, slack, reranked, slots: int64[n, k], distances: float64[n, k], sizes: int64[n], sures: int64[n],
+    `(frame: FRAME[1], weights: uint64[w], codec, mask: uint8[slots], others: int64[m], queries (n, dim), skips: int64[n],
+    near, room, slack, reranked, slots: int64[n, k], distances: float64[n, k], sizes: int64[n], sures: int64[n],
     counters: int64[4]) -> DONE, DAMAGED or FOREIGN`. The codec is its parameters, as `coder` takes them. The
     pool has `room` places; it is expanded wholly with a slack of 0, and else as far as that allows beyond the
-    best `near`. A query's walk leaves out the node `skip` (-1: none). Where fewer answers than asked for are
-    sure, nearer ones may have been missed. Counters: hops, scores; then what was wrong, and in which block:
-    of the graph, or -1 - block of vectors.
+    best `near`. A query's walk leaves out the node `skip` (-1: none). What is in the slots `others` is compared
+    besides. Where fewer answers than asked for are sure, nearer ones may have been missed. Counters: hops, scores;
+    then what was wrong, and in which block: of the graph, or -1 - block of vectors.
     """
     i64 = types.int64
     answers = (writes(i64, 2), writes(types.float64, 2), writes(i64), writes(i64), writes(i64))
@@ -415,7 +419,7 @@ def search(dtype: str) -> Any:
 
 @functools.cache
 def search_one(dtype: str) -> Any:
-    """As `search`, for a single query with little around it: `(frame, weights, codec, mask, query (dim), near, room,
+    """As `search`, for a single query with little around it: `(frame, weights, codec, mask, others, query (dim), near, room,
     slack, reranked, wanted, scratch, slots: int64[k], distances: float64[k], counters: int64[4]) -> found`.
 
     -1 where `search` must be asked: fewer than `wanted` are sure, something is damaged, or no walk has an answer
@@ -455,4 +459,4 @@ def _kinds(dtype: str) -> tuple[Any, Any, Any]:
 
 def _given(dtype: str) -> tuple[Any, ...]:
     frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
-    return typeof(_kinds(dtype)[0]), frame, reads(types.uint64), PARAMETERS, reads(types.uint8)
+    return typeof(_kinds(dtype)[0]), frame, reads(types.uint64), PARAMETERS, reads(types.uint8), reads(types.int64)

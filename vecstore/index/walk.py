@@ -202,13 +202,15 @@ class Walker:
     def _search(self) -> Any:
         return dispatch.cpu().beam.search(self.settings.dtype)
 
-    def single(self, k: int, reach: Reach, mask: NDArray[np.uint8]) -> Single | None:
+    def single(
+        self, k: int, reach: Reach, mask: NDArray[np.uint8], others: Numbers = _NONE
+    ) -> Single | None:
         """What searches for one vector at a time as ``search`` would; None where no node may be an answer."""
         nodes, counting = self.resident.slots.size, self._counting(mask)
         if not counting:
             return None
         wanted = 0 if counting == nodes else min(k, counting)
-        return Single(self, mask, k, self._spread(reach, counting), wanted)
+        return Single(self, mask, others, k, self._spread(reach, counting), wanted)
 
     def _spread(self, reach: Reach, counting: int) -> Reach:
         """Nodes that are no answers any more take places among the best: so much the farther it is to go."""
@@ -237,11 +239,12 @@ class Walker:
         threads: int,
         executor: Callable[[int], Executor],
         skips: Numbers | None = None,
+        others: Numbers = _NONE,
     ) -> tuple[Numbers, Distances, Numbers, Effort]:
         """(slots, distances, sizes) of the answers, each (queries, k), nearest first; and what it took.
 
         ``mask`` has a 1 for each slot that may be an answer; ``skips`` names a node for each query that its
-        walk leaves out.
+        walk leaves out. Records in the slots ``others``, which have no nodes, are compared with every query.
         """
         count = len(queries)
         job = _Job(
@@ -254,20 +257,20 @@ class Walker:
         )
         nodes, counting = self.resident.slots.size, self._counting(mask)
         if counting == nodes:
-            effort = self._run_all(job, reach, mask, threads, executor)
+            effort = self._run_all(job, reach, mask, others, threads, executor)
             return job.slots, job.distances, job.sizes, effort
-        if not counting:
+        if not counting and not others.size:
             return job.slots, job.distances, job.sizes, Effort(0, 0, 0)
         most = max(reach.room, _MOST_ROOM)
-        reach = self._spread(reach, counting)
-        effort = self._run_all(job, reach, mask, threads, executor)
+        reach = self._spread(reach, max(counting, 1))
+        effort = self._run_all(job, reach, mask, others, threads, executor)
         wanted = np.minimum(k, counting - (job.skips >= 0))
         lost = np.flatnonzero(job.sures < wanted)
         if lost.size and reach.room < most:
             # Where many went that lay together, a query from there meets them all, and has to go beyond.
             again = job.rows(lost)
             wider = replace(reach, room=min(reach.room * _WIDER, most), near=reach.near * _WIDER)
-            effort += self._run_all(again, wider, mask, threads, executor)
+            effort += self._run_all(again, wider, mask, others, threads, executor)
             for mine, its in zip(job[2:], again[2:], strict=True):
                 mine[lost] = its
             lost = lost[again.sures < wanted[lost]]
@@ -286,20 +289,21 @@ class Walker:
         job: _Job,
         reach: Reach,
         mask: NDArray[np.uint8],
+        others: Numbers,
         threads: int,
         executor: Callable[[int], Executor],
     ) -> Effort:
         count = len(job.queries)
         threads = min(threads, count // _QUERIES_A_THREAD)
         if threads <= 1:
-            return self._run(job, reach, mask)
+            return self._run(job, reach, mask, others)
         # More parts than threads, so that none waits long for the last.
         bounds = np.linspace(0, count, min(count, 4 * threads) + 1).astype(int).tolist()
         parts = [job.rows(slice(low, high)) for low, high in pairwise(bounds)]
-        efforts = executor(threads).map(lambda part: self._run(part, reach, mask), parts)
+        efforts = executor(threads).map(lambda part: self._run(part, reach, mask, others), parts)
         return sum(efforts, Effort(0, 0, 0))
 
-    def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8]) -> Effort:
+    def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8], others: Numbers) -> Effort:
         counters, watch = np.zeros(4, dtype=np.int64), self.watch
         done, count = 0, len(job.queries)
         while done < count:
@@ -312,6 +316,7 @@ class Walker:
                 self.weights,
                 self.codec,
                 mask,
+                others,
                 *part[:2],
                 reach.near,
                 reach.room,

@@ -253,6 +253,8 @@ def churn(folder: Path, peers: list[str]) -> None:
                 store.delete(part)
                 store.add(part, base[part])
             _table(store, queries, f"round {turn + 1}, {time.perf_counter() - start:.0f} s", fresh)
+        store.compact()
+        _table(store, queries, "compacted", fresh)
 
 
 def window(folder: Path, peers: list[str]) -> None:

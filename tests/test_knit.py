@@ -32,7 +32,7 @@ def mended(
     ids = np.array(sorted(dead), dtype=np.uint32)
     found, sizes = np.empty((asked.size, 9), dtype=np.uint32), np.empty(asked.size, dtype=np.int32)
     dispatch.cpu().knit.mend()(
-        table[asked], asked, alive, later.pairs, later.heads, later.nexts, origin, heirs, ids, table[ids], found, sizes
+        table[asked], asked, alive, later.links, later.heads, origin, heirs, ids, table[ids], found, sizes
     )
     for some, size in zip(found, sizes.tolist(), strict=True):
         assert size < 0 or (some[size:] == NONE).all()

@@ -323,7 +323,7 @@ def test_a_reader_that_follows_knows_what_a_new_one_reads(grown: vecstore.Collec
             old = old[old != stored.NONE]
             assert not linked[old[old < linked.size]].any()
             assert known.edges == read.edges == graph.edges
-            np.testing.assert_array_equal(known.later.pairs[: known.edges], read.later.pairs[: read.edges])
+            np.testing.assert_array_equal(known.later.links[: known.edges], read.later.links[: read.edges])
 
 
 def test_readers_search_while_a_writer_links_and_sweeps(grown: vecstore.Collection, kind: tuple[str, str], tmp_path: Path) -> None:

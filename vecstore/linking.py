@@ -84,7 +84,7 @@ class Linked:
 
 def resident_bytes(nodes: int, code_bytes: int, edges: int = 0) -> int:
     """What walks keep in memory of a graph: a code, a slot and the way back from it for each node; edges in chains."""
-    return nodes * (code_bytes + 8) + (12 * edges + 4 * nodes if edges else 0)
+    return nodes * (code_bytes + 8) + (8 * edges + 4 * nodes if edges else 0)
 
 
 @contextlib.contextmanager

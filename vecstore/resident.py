@@ -157,7 +157,7 @@ def _lengthen(kept: _Kept, blocks: State, pairs: Nodes) -> None:
     if not graph.edges:
         return
     later = kept.later
-    if graph.edges > len(later.pairs) or graph.nodes > later.heads.size:
+    if graph.edges > len(later.links) or graph.nodes > later.heads.size:
         # All of it anew: walks of older snapshots follow chains through arrays of one size.
         kept.later = later.grown(before.edges, int(_ROOM * graph.edges), int(_ROOM * graph.nodes))
     _add(kept.later, pairs, before.edges, blocks)

@@ -25,7 +25,7 @@ from .coder import PARAMETERS, prepare
 from .codes import score
 from .compile import compiled, helper, reads, writes
 from .distance import hamming_row, jaccard_row
-from .later import first_later, next_later, other_of, since_of
+from .later import ask_for_later, first_later, next_later, other_of, since_of
 from .memory import address_of, as_uint32, as_uint64, element_tag, load, prefetch
 from .pool import FARTHEST, key_of, node_of, score_of, take
 from .rows import ask_for_vector, read_vector, vector_at
@@ -45,7 +45,7 @@ _LATER = 64
 # What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
 # whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`. Of each block of
 # vectors there are the sums of its pages, and the generations in which those were found right. Edges that came
-# after the rows are in chains of pairs, of which this snapshot has `later_count`. While what is read comes from
+# after the rows are in chains of links, of which this snapshot has `later_count`. While what is read comes from
 # the disk, `cold` is 1, and it is asked for ahead of need.
 FRAME = np.dtype(
     [
@@ -82,8 +82,7 @@ FRAME = np.dtype(
         ("vector_generations", "i8"),
         ("vector_seen", "i8"),
         ("later_heads", "i8"),
-        ("later_nexts", "i8"),
-        ("later_pairs", "i8"),
+        ("later_links", "i8"),
         ("later_count", "i8"),
         ("later_origin", "i8"),
         ("cold", "i8"),
@@ -145,6 +144,7 @@ def _ask_for_row(frame, node):
     start += (node - block * frame.graph_rows) * 4 * (frame.degree + 1)
     for offset in range(0, 4 * (frame.degree + 1), _LINE):
         prefetch(start + offset)
+    ask_for_later(frame, node)
 
 
 @helper
@@ -234,6 +234,7 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, p
             counters[2], counters[3] = DAMAGED, frame.graph_first + node // frame.graph_rows
             return -1
         count = 0
+        link, since = first_later(frame, node), since_of(frame, row)
         for edge in range(frame.degree):
             other = types.int64(load(as_uint32(row), edge + 1))
             if other >= frame.nodes:
@@ -242,10 +243,9 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, p
                 counters[2], counters[3] = FOREIGN, frame.graph_first + node // frame.graph_rows
                 return -1
             count = _meet(frame, other, skip, seen, mask, fresh, count)
-        pair, since = first_later(frame, node), since_of(frame, row)
-        while pair >= since and count < len(fresh) - 1:
-            count = _meet(frame, other_of(frame, pair), skip, seen, mask, fresh, count)
-            pair = next_later(frame, pair)
+        while link >= since and count < len(fresh) - 1:
+            count = _meet(frame, other_of(frame, link), skip, seen, mask, fresh, count)
+            link = next_later(frame, link)
         counters[1] += count
         _ask_for_next(frame, pool, at + 1, size)
         first = size

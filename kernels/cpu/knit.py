@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 from numba import types
 
 from .compile import compiled, helper, reads, writes
@@ -38,7 +39,7 @@ def _place_of(ids, node):
     return low
 
 
-def _mend(rows, nodes, alive, pairs, heads, nexts, origin, heirs, dead_ids, dead_rows, found, sizes):
+def _mend(rows, nodes, alive, links, heads, origin, heirs, dead_ids, dead_rows, found, sizes):
     for i in range(len(rows)):
         node = nodes[i]
         sizes[i] = -1
@@ -57,12 +58,12 @@ def _mend(rows, nodes, alive, pairs, heads, nexts, origin, heirs, dead_ids, dead
         kept = count
         # The older ones are in the row, or were found to be too many for it.
         since = max(types.int64(rows[i, 0]) - origin, 0)
-        pair = types.int64(heads[node]) if node < len(heads) else types.int64(-1)
-        while pair >= since:
-            other = pairs[pair, 1]
+        link = types.int64(heads[node]) if node < len(heads) else types.int64(-1)
+        while link >= since:
+            other = links[link, 1]
             if alive[other] and other != node:
                 count = _add(found[i], count, other)
-            pair = types.int64(nexts[pair])
+            link = types.int64(np.int32(links[link, 0]))
         if dead:
             for e in range(1, rows.shape[1]):
                 other = rows[i, e]
@@ -100,14 +101,14 @@ _I32, _I64, _U32, _F32 = types.int32, types.int64, types.uint32, types.float32
 
 @functools.cache
 def mend() -> Any:
-    """`(rows: uint32[n, 1 + r], nodes: int64[n], alive: uint8[m], pairs: uint32[p, 2], heads: int32[h], nexts: int32[p], origin,
+    """`(rows: uint32[n, 1 + r], nodes: int64[n], alive: uint8[m], links: uint32[p, 2], heads: int32[h], origin,
     heirs, dead_ids: uint32[d], dead_rows: uint32[d, 1 + r], found: uint32[n, c], sizes: int32[n])`.
 
     Finds for the rows of nodes where they should lead: to live neighbours, along the edges that came later, and to
     `heirs` of what each dead neighbour led to; the ascending numbers and the rows of these are given. `sizes` is -1
     for rows that stay as they are, and those of dead nodes. Every number must have been checked to be a node's.
     """
-    tables = (reads(_U32, 2), reads(_I64), reads(types.uint8), reads(_U32, 2), reads(_I32), reads(_I32), _I64, _I64)
+    tables = (reads(_U32, 2), reads(_I64), reads(types.uint8), reads(_U32, 2), reads(_I32), _I64, _I64)
     return compiled(_mend, *tables, reads(_U32), reads(_U32, 2), writes(_U32, 2), writes(_I32))
 
 

@@ -37,44 +37,40 @@ _AMONG_LOOKED_AT, _AMONG_KEPT = 32, 12
 
 @dataclass(frozen=True)
 class Later:
-    """Edges that came after the rows: pairs of nodes, and each node's chain through them."""
+    """Edges that came after the rows, as links of each node's chain: the next older one, and where this one leads."""
 
-    pairs: Nodes
+    links: Nodes
     heads: NDArray[np.int32]
-    nexts: NDArray[np.int32]
     # How many came before the first of them. A row's mark says how many there had been when it was written.
     origin: int = 0
 
     @property
     def nbytes(self) -> int:
-        return self.pairs.nbytes + self.heads.nbytes + self.nexts.nbytes
+        return self.links.nbytes + self.heads.nbytes
 
     @classmethod
-    def of(cls, pairs: int, nodes: int, origin: int) -> Later:
-        """Room for so many pairs of so many nodes."""
+    def of(cls, edges: int, nodes: int, origin: int) -> Later:
+        """Room for so many edges of so many nodes."""
         return cls(
-            np.zeros((pairs, 2), dtype=np.uint32),
+            np.zeros((edges, 2), dtype=np.uint32),
             np.full(nodes, -1, dtype=np.int32),
-            np.full(pairs, -1, dtype=np.int32),
             origin,
         )
 
-    def grown(self, used: int, pairs: int, nodes: int) -> Later:
-        """A copy of the first pairs that has room for more of them, and of nodes."""
-        copy = Later.of(pairs, nodes, self.origin)
-        copy.pairs[:used], copy.nexts[:used] = self.pairs[:used], self.nexts[:used]
+    def grown(self, used: int, edges: int, nodes: int) -> Later:
+        """A copy of the first edges that has room for more of them, and of nodes."""
+        copy = Later.of(edges, nodes, self.origin)
+        copy.links[:used] = self.links[:used]
         copy.heads[: self.heads.size] = self.heads
         return copy
 
     def add(self, pairs: Nodes, at: int, nodes: int) -> bool:
         """Append pairs behind the first `at`; False if one names a node which is none. Walks may go on meanwhile."""
-        self.pairs[at : at + len(pairs)] = pairs
-        return bool(
-            dispatch.cpu().later.chain()(self.pairs, at, at + len(pairs), nodes, self.heads, self.nexts) < 0
-        )
+        self.links[at : at + len(pairs)] = pairs
+        return bool(dispatch.cpu().later.chain()(self.links, at, at + len(pairs), nodes, self.heads) < 0)
 
 
-NO_LATER = Later(np.zeros((0, 2), np.uint32), np.zeros(0, np.int32), np.zeros(0, np.int32))
+NO_LATER = Later(np.zeros((0, 2), np.uint32), np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True)
@@ -124,9 +120,8 @@ class Weaver:
             rows,
             nodes,
             alive,
-            later.pairs,
+            later.links,
             later.heads,
-            later.nexts,
             later.origin,
             _HEIRS,
             dead_ids,

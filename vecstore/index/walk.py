@@ -182,8 +182,7 @@ class Walker:
             "vector_generations": vectors.generations.ctypes.data,
             "vector_seen": vectors.seen.ctypes.data,
             "later_heads": resident.later.heads.ctypes.data,
-            "later_nexts": resident.later.nexts.ctypes.data,
-            "later_pairs": resident.later.pairs.ctypes.data,
+            "later_links": resident.later.links.ctypes.data,
             "later_count": resident.edges,
             "later_origin": resident.later.origin,
         }

@@ -698,6 +698,7 @@ class Collection:
         with self._file.writing(self._timeout):
             before = os.path.getsize(self.path)
             replace.compact(self._file, self._graph.arranged)
+            self._link(all_of_it=True)
             return before - os.path.getsize(self.path)
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -715,4 +716,4 @@ class Collection:
         if target == self.path:
             raise InvalidArgumentError("a backup needs another path than the collection's own")
         with self._file.snapshot() as state, translated(target, "writing the backup"):
-            replace.copy(state, target, self._graph.arranged, overwrite=overwrite)
+            replace.copy(state, target, overwrite=overwrite)

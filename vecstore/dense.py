@@ -102,7 +102,9 @@ class _Copied:
             seed=graph.seed,
             built=graph.built,
         )
-        session.describe_graph(replace(written, changes=graph.changes))
+        # What walks find in such a graph was not measured yet; unless it is the very one that was built.
+        same = order.size == graph.nodes and not graph.edges_origin + graph.edges
+        session.describe_graph(replace(written, changes=graph.changes if same else order.size))
 
     def _nodes(self) -> Iterator[Numbers]:
         for part in _parts(self.living, self.order.size):

@@ -184,7 +184,9 @@ class Graph:
             return True
         if graph is None or graph.codec not in _CODECS:
             return False
-        return pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM
+        if pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM:
+            return True
+        return _uncalibrated(graph)
 
     def tend(self, session: Session, progress: build.Progress, *, all_of_it: bool = False) -> bool:
         """Do a slice of what is due, or with ``all_of_it`` of what may be done; the caller commits. False if there is none."""
@@ -197,7 +199,7 @@ class Graph:
         if ready is None:
             return False
         with _explained(session.base):
-            if graph.named and graph.changes <= config.RECALIBRATED_SHARE * graph.nodes:
+            if not _uncalibrated(graph):
                 return upkeep.tend(session, ready.walker, ready.mask, self._threads)
             calibration = self._calibration(session.base, ready.walker, ready.mask)
         # Codes that were made for other vectors may tell too little apart.
@@ -285,6 +287,11 @@ class Graph:
             return calibrate.UNKNOWN
         measured = _Sample.of(base, walker, mask, config.HELD_OUT, most, self._threads).calibrate(few)
         return Calibration(tuple(curve.doubted(_DOUBT) for curve in measured.curves))
+
+
+def _uncalibrated(graph: GraphHeader) -> bool:
+    """Whether so much has changed that it is to be measured anew how far walks must go."""
+    return not graph.named or graph.changes > config.RECALIBRATED_SHARE * graph.nodes
 
 
 def _depths(count: int) -> tuple[int, int]:

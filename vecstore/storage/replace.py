@@ -53,16 +53,12 @@ class Arranged:
     write_graph: Callable[[Session], None]
 
 
-# None where everything stays in its order.
-Arrange = Callable[[State], Arranged | None]
-
-
-def copy(state: State, path: str, arrange: Arrange, *, overwrite: bool) -> None:
+def copy(state: State, path: str, *, overwrite: bool) -> None:
     """A dense copy of a state under another name, each block checked on the way."""
     if not overwrite and os.path.lexists(path):
         raise CollectionExistsError(f"{path} exists; choose another path, or pass overwrite=True")
     with _temporary(path) as temporary:
-        _rebuild(state, temporary, arrange)
+        _rebuild(state, temporary, _as_they_lie(state))
         if overwrite:
             with translated(path, "putting the copy in place"):
                 os.replace(temporary, path)
@@ -72,9 +68,10 @@ def copy(state: State, path: str, arrange: Arrange, *, overwrite: bool) -> None:
             _publish(temporary, path)
 
 
-def compact(file: File, arrange: Arrange) -> None:
+def compact(file: File, arrange: Callable[[State], Arranged | None]) -> None:
     """Replace the file by a dense copy of itself. The writer's lock is held; readers keep their snapshots.
 
+    ``arrange`` says how its records are to lie; None: as they do.
     Other processes share LMDB's lock file with us, and it remembers the number of the newest transaction.
     So the copy's newest transaction gets just the number that the original's has: whoever opens the copy
     finds what the lock file announces, and whoever has the original open sees at the next call that the
@@ -82,15 +79,14 @@ def compact(file: File, arrange: Arrange) -> None:
     """
     with _temporary(file.path) as temporary:
         with file.snapshot() as state:
-            commits = _rebuild(state, temporary, arrange)
+            commits = _rebuild(state, temporary, arrange(state) or _as_they_lie(state))
         newest = _count_up(file, commits + 2)
         _renumber(temporary, newest)
         file.take(temporary)
 
 
-def _rebuild(state: State, temporary: str, arrange: Arrange) -> int:
+def _rebuild(state: State, temporary: str, arranged: Arranged) -> int:
     """Copy all live records into a new file; gives the number of its last transaction."""
-    arranged = arrange(state) or _as_they_lie(state)
     header = Header(state.header.settings, state.header.uuid, state.header.seed, state.header.created)
     _write_first(temporary, header)
     target = File(temporary, writable=True, durable=False, private=True)

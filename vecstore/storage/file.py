@@ -435,6 +435,16 @@ class File:
             snapshot.state.pages.check_writable()
             now.tree_checked = True
 
+    def repair_lock(self) -> None:
+        """Have LMDB look at what a writer left that was killed.
+
+        One that died behind its commit, and before it told the lock file of it, leaves a commit that others begin
+        no read on; and whoever writes on from the one before would undo a part of it. LMDB mends that when it
+        begins to write.
+        """
+        with translated(self.path, "looking after a writer that was killed"):
+            self._current().environment.begin(write=True).abort()
+
     def begin_write(self, snapshot: Snapshot) -> Any:
         """A write transaction on the file that this snapshot is of; the snapshot keeps it open."""
         self.check_process()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import FORMAT_VERSION, STAGE_BYTES
-from vecstore.errors import CorruptionError
+from vecstore.errors import CorruptionError, LockedError
 from vecstore.kernels import dispatch
 from vecstore.storage import keys
 from vecstore.storage.behind import Behind
@@ -49,6 +49,10 @@ class Session:
         self._stage_bytes = stage_bytes
         kept = file.take_kept()
         self._snapshot: Snapshot = file.snapshot(kept)
+        if not self._snapshot.opened.newest_is(self._snapshot.number):
+            self._snapshot.close()
+            file.repair_lock()
+            self._snapshot = file.snapshot(kept)
         if kept is None or (kept.opened, kept.generation) != (self._snapshot.opened, self._snapshot.number):
             base = self._base
             kept = Kept(
@@ -360,6 +364,10 @@ class Session:
             transaction = self._file.begin_write(self._snapshot)
             try:
                 generation = int(transaction.id())
+                if generation != self._snapshot.number + 1:
+                    raise LockedError(
+                        f"{self._file.path} was written to behind this write's back; nothing was written, call again"
+                    )
                 seal_all(blocks.values(), generation)
                 for order in sorted(blocks):
                     transaction.put(_key(order), blocks[order].data)

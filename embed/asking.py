@@ -3,60 +3,84 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import vecstore
 
-from .decode import decode
 from .errors import ModelError, shown
+from .mixing import Mixture, weighted
 from .model import Model
 from .registry import load
 
+_DEFAULT_K = 10
+
 
 def search(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | vecstore.Collection,
     *,
     image: Any = None,
-    text: str | None = None,
-    k: int = 10,
+    text: Any = None,
+    id: Any = None,
+    k: int | None = None,
     model: str | Model | None = None,
     where: Any = None,
     radius: float | None = None,
     mirror: bool = True,
 ) -> vecstore.Hits:
-    """The pictures most like one (a path, bytes, a Pillow image or an array), or like a text.
+    """The pictures most like one, like a text, like a record, or like several of these at once.
 
-    The model is the one that the collection was made with; another one is an error. A picture is also asked for
-    as its mirror image, unless ``mirror`` is false.
+    ``image`` is a path, a web address, bytes, a Pillow image or an array; ``text`` is for models that know texts; ``id``
+    is a record of the collection. Each may be a list, and each thing in it a pair with its weight: ``("b.jpg", 0.5)``
+    counts half, ``("c.jpg", -1)`` leads away. Records that are asked for are no answers. Web addresses are fetched from
+    public hosts alone, up to 32 MB and 20 seconds.
+
+    ``k`` is 10, or with a ``radius`` everything within it. The model is the one that the collection was made with;
+    another one is an error. Pictures are also asked for as their mirror images, unless ``mirror`` is false.
 
     >>> import tempfile, os
     >>> from PIL import Image
     >>> from vecstore import embed
     >>> folder = tempfile.mkdtemp()
-    >>> for name in ("red", "blue"):
+    >>> for name in ("red", "blue", "purple"):
     ...     Image.new("RGB", (40, 30), name).save(os.path.join(folder, name + ".png"))
-    >>> report = embed.index_folder(folder, os.path.join(folder, "two.vec"))
-    >>> hits = embed.search(os.path.join(folder, "two.vec"), image=Image.new("RGB", (9, 9), "red"), k=1)
+    >>> report = embed.index_folder(folder, os.path.join(folder, "three.vec"))
+    >>> hits = embed.search(os.path.join(folder, "three.vec"), image=Image.new("RGB", (9, 9), "red"), k=1)
     >>> os.path.basename(hits.ids[0])
     'red.png'
+    >>> purple, red = (os.path.join(folder, name + ".png") for name in ("purple", "red"))
+    >>> hits = embed.search(os.path.join(folder, "three.vec"), id=[purple, (red, -1)], k=1)
+    >>> os.path.basename(hits.ids[0])
+    'blue.png'
     """
-    if (image is None) == (text is None):
-        raise ModelError("search needs image=… or text=…: one of the two")
-    with vecstore.open(path, mode="r") as pictures:
-        asked = agreed_model(pictures, model)
-        if text is not None:
-            queries = asked.texts([text])
-        else:
-            rgb = decode(image, enough=asked.enough).rgb
-            queries = asked.images([rgb, rgb[:, ::-1]] if mirror else [rgb])
-        # No k and a radius: everything within it.
-        batch = pictures.search(queries, k, where=where, radius=radius)
+    asked = Mixture(weighted(image, "image"), weighted(text, "text"), weighted(id, "id"))
+    if not asked:
+        raise ModelError("search needs image=…, text=… or id=…")
+    if k is None and radius is None:
+        k = _DEFAULT_K
+    left_out = {id_ for id_, _ in asked.ids}
+    with _opened(path) as pictures:
+        made = agreed_model(pictures, model) if asked.needs_model else None
+        queries = asked.queries(pictures, made, mirror=mirror)
+        # With a radius and no k, everything within it.
+        batch = pictures.search(queries, None if k is None else k + len(left_out), where=where, radius=radius)
     nearest: dict[Any, vecstore.Hit] = {}
     for hit in sorted((hit for hits in batch for hit in hits), key=lambda hit: hit.distance):
-        nearest.setdefault(hit.id, hit)
+        if hit.id not in left_out:
+            nearest.setdefault(hit.id, hit)
     return vecstore.Hits(list(nearest.values())[:k])
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str] | vecstore.Collection) -> Iterator[vecstore.Collection]:
+    if isinstance(path, vecstore.Collection):
+        yield path
+        return
+    with vecstore.open(path, mode="r") as pictures:
+        yield pictures
 
 
 def agreed_model(pictures: vecstore.Collection, model: str | Model | None) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -68,3 +69,20 @@ def pictures(folder: str) -> Iterator[Found]:
             except OSError:
                 continue
         waiting.extend(reversed(deeper))
+
+
+_BYTE = re.compile(r"\\x([0-9a-f]{2})")
+
+
+def path_of(id_: str) -> str:
+    r"""The path that an id stands for, also where its name is no text.
+
+    >>> path_of("/photos/a.jpg")
+    '/photos/a.jpg'
+    """
+    if "\\x" not in id_ or os.path.lexists(id_):
+        return id_
+    parts = _BYTE.split(id_)
+    named = b"".join(bytes.fromhex(part) if place % 2 else os.fsencode(part) for place, part in enumerate(parts))
+    path = os.fsdecode(named)
+    return path if os.path.lexists(path) else id_

@@ -32,7 +32,7 @@ class Section:
     heading: str = ""
 
 
-def page(title: str, sections: Iterable[Section], *, asked: Card | None = None, note: str = "") -> str:
+def page(title: str, sections: Iterable[Section], *, asked: Sequence[Card] = (), note: str = "") -> str:
     """The whole page as HTML text.
 
     >>> text = page("Like <this>", [Section([Card("a.jpg", distance=0.25)])])
@@ -42,7 +42,7 @@ def page(title: str, sections: Iterable[Section], *, asked: Card | None = None, 
     parts = list(sections)
     count = sum(len(section.cards) for section in parts)
     body = "".join(_section(section) for section in parts)
-    head = _asked(asked) if asked is not None else ""
+    head = "".join(map(_asked, asked))
     return f"""<!doctype html>
 <html lang="en">
 <head>

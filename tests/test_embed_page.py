@@ -36,7 +36,7 @@ class Tags(HTMLParser):
 
 def some_page() -> str:
     cards = [Card(EVIL, "file:///a.jpg", 0.25, thumbnail(np.zeros((30, 40, 3), np.uint8)), (("camera", EVIL),), EVIL)]
-    return page(EVIL, [Section(cards, EVIL), Section([Card("second")])], asked=Card(EVIL), note=EVIL)
+    return page(EVIL, [Section(cards, EVIL), Section([Card("second")])], asked=[Card(EVIL)], note=EVIL)
 
 
 def test_names_are_text_and_nothing_else() -> None:

@@ -67,10 +67,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _spaced(arguments: Sequence[str]) -> list[str]:
-    return [
-        f" {text}" if _NEGATIVE_VECTOR.match(text) and before != "--id" else text
-        for before, text in zip(["", *arguments], arguments, strict=False)
-    ]
+    """Arguments as argparse takes them. An option -0 of its own would make it take -0.5 for one too."""
+    spaced = []
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        if _NEGATIVE_VECTOR.match(text) and before != "--id":
+            spaced.append(f" {text}")
+        else:
+            spaced.append("--null" if text == "-0" and before not in ("--id", "--radius") else text)
+    return spaced
 
 
 def _close_output() -> None:

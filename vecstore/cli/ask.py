@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import os
 import sys
 import zipfile
@@ -14,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vecstore
-from vecstore.cli import ids, pictures
+from vecstore.cli import gallery, ids, pictures
 from vecstore.cli.output import CommandError, add_command, emit, open_file, table, whole
+from vecstore.cli.terminal import WAYS
 
-_EXAMPLE = """vecstore search photos.vec query.npy -k 5
+_EXAMPLE = """vecstore search photos.vec query.jpg -k 20 --html result.html
+vecstore search photos.vec beach.jpg dog.jpg --weights 1,-0.5 --show
+vecstore search photos.vec https://example.org/a.jpg --text "at night"
+vecstore search photos.vec query.jpg --paths -0 | xargs -0 cp -t found/
+vecstore search photos.vec query.npy -k 5
 vecstore search photos.vec "0.1,-0.2,0.3" --where '{"year": {"$gte": 2020}}'
-vecstore search photos.vec query.jpg -k 20 --html result.html
 vecstore search photos.vec --id img-1 --ids-only
 echo "[0.1, -0.2, 0.3]" | vecstore search photos.vec - --json"""
 
@@ -29,44 +35,62 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "search", search, "find the nearest records", _EXAMPLE)
     parser.add_argument("file", metavar="FILE", help="the collection")
     parser.add_argument(
-        "vector",
-        metavar="VECTOR",
-        nargs="?",
-        help="a picture, a .npy, .npz or .json file, - for JSON or numbers from standard input, or numbers like 0.1,-0.2; "
-        "a matrix gives one block of answers a query",
+        "things",
+        metavar="QUERY",
+        nargs="*",
+        help="pictures (files or web addresses), or one vector: a .npy, .npz or .json file, - for JSON or numbers from "
+        "standard input, or numbers like 0.1,-0.2; a matrix gives one block of answers a query",
     )
-    parser.add_argument("--text", help="what the pictures should show, where the collection's model knows texts")
-    parser.add_argument("--model", help="what made the collection's vectors; it is known unless it needs options")
     parser.add_argument(
-        "--id", help="search like this stored record, instead of VECTOR ('\"7\"' for the text 7)"
+        "--text", action="append", help="what the pictures should show, where the collection's model knows texts"
     )
+    parser.add_argument(
+        "--id", action="append", help="like this stored record ('\"7\"' for the text 7), which is no answer itself"
+    )
+    parser.add_argument(
+        "--weights",
+        type=_weights,
+        help="a number for each thing asked for, as 1,0.5,-1: pictures first, then texts, then ids; less than 0 leads away",
+    )
+    parser.add_argument("--no-mirror", action="store_true", help="do not ask for pictures' mirror images too")
+    parser.add_argument("--model", help="what made the collection's vectors; it is known unless it needs options")
     parser.add_argument("-k", type=whole(1), help="how many answers (10, or all within --radius)")
     parser.add_argument("--radius", type=float, metavar="DISTANCE", help="everything within this distance")
     parser.add_argument("--where", metavar="JSON", help="only records whose metadata match")
-    parser.add_argument("--ids-only", action="store_true", help="ids alone, one a line, nearest first")
-    parser.add_argument("--html", metavar="PAGE", help="write the answers to a collection of pictures as one page")
-    parser.add_argument("--null", action="store_true", help="with --ids-only: end ids with NUL, for xargs -0")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--ids-only", action="store_true", help="ids alone, one a line, nearest first")
+    alone.add_argument("--paths", action="store_true", help="the pictures' paths alone, for pipes")
+    alone.add_argument(
+        "--show",
+        nargs="?",
+        const="auto",
+        choices=WAYS,
+        help="draw the pictures in the terminal: auto, blocks (everywhere), kitty or sixel; give it last",
+    )
+    parser.add_argument("--null", action="store_true", help="or -0: with --paths or --ids-only, end each with NUL")
+    parser.add_argument("--html", metavar="PAGE", help="write the answers as one page, pictures and all")
+
+
+def _weights(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 def search(options: argparse.Namespace) -> int:
     """Print the nearest records."""
-    if (options.vector, options.id, options.text).count(None) != 2:
-        options.parser.error("give a VECTOR, a picture, --id ID or --text TEXT: one of them")
-    if options.json and options.ids_only:
-        options.parser.error("--json and --ids-only cannot go together")
+    of_pictures = _check_usage(options)
     where = None if options.where is None else _filter(options.where)
-    found: Any
-    if options.text is not None or (options.vector is not None and pictures.is_picture(options.vector)):
-        found = pictures.ask(options, where)
-    else:
-        found = _by_vector(options, where)
+    found: Any = _by_pictures(options, where) if of_pictures else _by_vector(options, where)
+    if isinstance(found, vecstore.HitsBatch) and (options.html or options.show):
+        raise CommandError("--html and --show are for the answers to one query, and this is a matrix of several")
     if options.html is not None:
-        if isinstance(found, vecstore.HitsBatch):
-            raise CommandError("--html shows the answers to one query, and this is a matrix of several")
-        pictures.write_page(options.html, options, found)
+        asked = [gallery.asked_card(thing) for thing in options.things if pictures.is_picture(thing)]
+        gallery.write_hits(options.html, options.file, asked, _words(options), found)
     blocks: list[vecstore.Hits] = list(found) if isinstance(found, vecstore.HitsBatch) else [found]
-    if options.ids_only:
-        _print_ids(blocks, null=options.null)
+    if options.ids_only or options.paths:
+        _print_alone(blocks, paths=options.paths, null=options.null)
+        return 0
+    if options.show is not None:
+        gallery.show(options, found)
         return 0
     document = {
         "file": options.file,
@@ -78,15 +102,67 @@ def search(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_usage(options: argparse.Namespace) -> bool:
+    """Whether pictures and texts are asked for, or several things; otherwise it is one vector or record."""
+    wrong = options.parser.error
+    texts, ids_asked = options.text or [], options.id or []
+    count = len(options.things) + len(texts) + len(ids_asked)
+    if not count:
+        wrong("give a QUERY, --id ID or --text TEXT")
+    if options.json and (options.ids_only or options.paths or options.show):
+        wrong("--json cannot go with --ids-only, --paths or --show")
+    if options.null and not (options.ids_only or options.paths):
+        wrong("--null (-0) goes with --paths or --ids-only")
+    vectors = [thing for thing in options.things if not pictures.is_picture(thing)]
+    if vectors and count > 1:
+        wrong(f"{vectors[0].strip()!r} is no picture: a vector is asked for alone")
+    if options.weights is not None and len(options.weights) != count:
+        wrong(f"--weights has {len(options.weights)} numbers for {count} things")
+    if options.weights is not None and (vectors or not all(map(math.isfinite, options.weights)) or 0 in options.weights):
+        wrong("--weights are numbers other than 0, for pictures, texts and ids")
+    return bool(texts) or count > 1 or (bool(options.things) and not vectors)
+
+
+def _by_pictures(options: argparse.Namespace, where: Any) -> vecstore.Hits:
+    from vecstore import embed
+
+    weights = iter(options.weights) if options.weights is not None else itertools.repeat(1.0)
+    with open_file(options.file) as collection:
+        k = 10 if options.k is None and options.radius is None else options.k
+        return embed.search(
+            collection,
+            image=[(thing, next(weights)) for thing in options.things] or None,
+            text=[(text, next(weights)) for text in options.text or []] or None,
+            id=[(_stored_id(collection, text), next(weights)) for text in options.id or []] or None,
+            k=k,
+            model=options.model,
+            where=where,
+            radius=options.radius,
+            mirror=not options.no_mirror,
+        )
+
+
 def _by_vector(options: argparse.Namespace, where: Any) -> Any:
     with open_file(options.file) as collection:
         if options.id is not None:
-            id_ = _stored_id(collection, options.id)
+            id_ = _stored_id(collection, options.id[0])
             return collection.search(id=id_, k=options.k, where=where, radius=options.radius)
-        query = read_query(options.vector)
+        query = read_query(options.things[0])
         if collection.dtype == "binary" and query.dtype.kind in "iu" and _are_bytes(query):
             query = query.astype(np.uint8)
         return collection.search(query, options.k, where=where, radius=options.radius)
+
+
+def _words(options: argparse.Namespace) -> str:
+    """The question as a heading."""
+    names = [os.path.basename(thing.rstrip("/")) or thing for thing in options.things]
+    names += [f"“{text}”" for text in options.text or []] + [os.path.basename(text) for text in options.id or []]
+    weights = options.weights or [1.0] * len(names)
+    parts = []
+    for place, (name, weight) in enumerate(zip(names, weights, strict=True)):
+        sign = ("" if place == 0 else "+ ") if weight > 0 else "− "
+        parts.append(f"{sign}{'' if abs(weight) == 1 else f'{abs(weight):g} × '}{name}")
+    return "Like " + " ".join(parts)
 
 
 def _hits(block: vecstore.Hits) -> list[dict[str, Any]]:
@@ -118,14 +194,17 @@ def _told(metadata: dict[str, Any]) -> str:
     return json.dumps(shown if "model" in metadata else metadata, ensure_ascii=False) if metadata else ""
 
 
-def _print_ids(blocks: list[vecstore.Hits], *, null: bool) -> None:
-    end = "\0" if null else "\n"
-    text = "".join(f"{id_}{end}" for block in blocks for id_ in block.ids)
+def _print_alone(blocks: list[vecstore.Hits], *, paths: bool, null: bool) -> None:
+    from vecstore.embed.files import path_of
+
+    end = b"\0" if null else b"\n"
+    names = [str(id_) for block in blocks for id_ in block.ids]
+    told = b"".join((os.fsencode(path_of(name)) if paths else name.encode()) + end for name in names)
     with contextlib.suppress(AttributeError):  # a stream that stands in for stdout may have no bytes below
         sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.write(told)
         return
-    sys.stdout.write(text)
+    sys.stdout.write(told.decode("utf-8", "backslashreplace"))
 
 
 def _filter(text: str) -> Any:

@@ -6,10 +6,8 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-import vecstore
 from vecstore.cli.output import (
     CommandError,
     add_command,
@@ -109,51 +107,10 @@ def errors(options: argparse.Namespace) -> int:
 
 def is_picture(text: str) -> bool:
     """Whether an argument names a picture, and no vector."""
+    from vecstore.embed.fetch import is_address
     from vecstore.embed.files import SUFFIXES
 
-    return os.path.splitext(text)[1].lower() in SUFFIXES
-
-
-def ask(options: argparse.Namespace, where: Any) -> vecstore.Hits:
-    """The pictures like the one that was named, or like a text."""
-    from vecstore import embed
-
-    if not os.path.exists(options.file):
-        raise CommandError(f"{options.file} does not exist")
-    asked = {"text": options.text} if options.text is not None else {"image": options.vector}
-    k = 10 if options.k is None and options.radius is None else options.k
-    return embed.search(options.file, **asked, k=k, model=options.model, where=where, radius=options.radius)
-
-
-def write_page(path: str, options: argparse.Namespace, hits: vecstore.Hits) -> None:
-    """The answers as one HTML page."""
-    from vecstore.embed.page import Section, page
-
-    subject = options.text or options.vector or options.id
-    asked = None
-    if options.text is None and options.vector is not None and is_picture(options.vector):
-        asked = _card(os.path.abspath(options.vector), {}, None)
-    cards = [_card(str(hit.id), hit.metadata, hit.distance) for hit in hits]
-    when = time.strftime("%Y-%m-%d %H:%M")
-    note = f"{plural(len(cards), 'answer')} from {options.file}, nearest first; {when}"
-    text = page(f"Like {os.path.basename(subject)}", [Section(cards)], asked=asked, note=note)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _card(path: str, metadata: dict[str, Any], distance: float | None) -> Any:
-    from vecstore.embed import ImageError
-    from vecstore.embed.page import Card
-    from vecstore.embed.thumbnails import thumbnail
-
-    try:
-        picture = thumbnail(path)
-    except ImageError:
-        picture = None
-    facts = tuple((name, str(value)) for name, value in sorted(metadata.items()) if name not in HIDDEN)
-    link = Path(path).as_uri() if os.path.isabs(path) else None
-    name = str(metadata.get("path", os.path.basename(path)))
-    return Card(name, link, distance, picture, facts)
+    return is_address(text) or os.path.splitext(text)[1].lower() in SUFFIXES
 
 
 class _Line:

@@ -7,6 +7,7 @@ import datetime
 import enum
 import operator
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ BIG = 2**53
 DEEP: dict[str, Any] = {"a": 1}
 for _ in range(80):
     DEEP = {"$not": DEEP}
+DEEPER: dict[str, Any] = {"a": 1}
+for level in range(10_000):
+    DEEPER = {"$not": DEEPER} if level % 2 else {"$and": [DEEPER]}
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
 
@@ -245,17 +249,50 @@ BAD: list[tuple[Any, list[str]]] = [
     ({"a": {"$in": {1, 2}}}, ["a list of values", "got set"]),
     ({"a": {"$exists": 1}}, ["True or False", "got int 1"]),
     ({"a": {"$exists": "yes"}}, ["True or False", "got str 'yes'"]),
-    ({"a": {"$lt": [1]}}, ["a number, string or bool", "got list [1]", "where['a']['$lt']"]),
-    ({"a": {"$gte": None}}, ["a number, string or bool", "got NoneType", "'$eq'"]),
-    ({"a": {"$gt": {"b": 1}}}, ["a number, string or bool", "got dict"]),
+    ({"a": {"$lt": [1]}}, ["a number, string, bool or date", "got list [1]", "where['a']['$lt']"]),
+    ({"a": {"$gte": None}}, ["a number, string, bool or date", "got NoneType", "'$eq'"]),
+    ({"a": {"$gt": {"b": 1}}}, ["a number, string, bool or date", "got dict"]),
     ({"a": float("nan")}, ["a number", "nan", "'$exists': False"]),
     ({"a": {"$in": [1, [np.float32("nan")]]}}, ["nan", "where['a']['$in'][1][0]"]),
     ({"a": {"$lt": np.nan}}, ["nan"]),
     ({"a": 2**64}, ["an integer of 64 bits", "got one of 65"]),
     ({"a": {"$lt": -(2**63) - 1}}, ["an integer of 64 bits"]),
     ({"a": 10**5000}, ["an integer of 64 bits"]),
-    ({"a": datetime.date(2020, 1, 1)}, ["got date", "ISO string"]),
-    ({"a": np.datetime64(1, "ns")}, ["got datetime64", "ISO string"]),
+    ({"a": [datetime.date(2020, 1, 1)]}, ["got date", "ISO string"]),
+    ({"a": np.datetime64("NaT")}, ["got datetime64"]),
+    ({"a": np.datetime64(2**62, "s")}, ["got datetime64"]),
+    ({"a": {"$prefix": 3}}, ["a string", "got int 3", "where['a']['$prefix']"]),
+    ({"a": {"$regex": 3}}, ["a pattern as a string", "got int 3"]),
+    ({"a": {"$regex": "(a"}}, ["'(' that is not closed", "where['a']['$regex']"]),
+    ({"a": {"$regex": "a)"}}, ["unmatched ')'"]),
+    ({"a": {"$regex": "[a"}}, ["'[' that is not closed"]),
+    ({"a": {"$regex": "[z-a]"}}, ["bad character range"]),
+    ({"a": {"$regex": "a**"}}, ["a repeat of a repeat"]),
+    ({"a": {"$regex": "a++"}}, ["possessive"]),
+    ({"a": {"$regex": "*"}}, ["nothing to repeat"]),
+    ({"a": {"$regex": "^*"}}, ["nothing to repeat"]),
+    ({"a": {"$regex": "a{3,2}"}}, ["most is below its least"]),
+    ({"a": {"$regex": r"(a)\1"}}, ["a backreference", "no lookaround"]),
+    ({"a": {"$regex": "(?=a)"}}, ["a lookaround"]),
+    ({"a": {"$regex": "(?P=a)"}}, ["'(?'"]),
+    ({"a": {"$regex": "(?x)a"}}, ["flags other than i, m, s"]),
+    ({"a": {"$regex": "\\"}}, ["cannot be used"]),
+    ({"a": {"$regex": "a" * 1001}}, ["1000 characters"]),
+    ({"a": {"$regex": "(" * 400 + ")" * 400}}, ["nested deeper than 50"]),
+    ({"a": {"$regex": "a{9999}"}}, ["4000 parts"]),
+    ({"a": {"$regex": "(((){9999}){9999}){9999}"}}, ["4000 parts"]),
+    ({"a": {"$regex": re.compile(b"a")}}, ["a pattern as a string", "got bytes"]),
+    ({"a": {"$regex": re.compile("a", re.X)}}, ["other flags"]),
+    ({"a": {"$regex": "a", "$options": "x"}}, ["letters 'i', 'm', 's'", "where['a']['$options']"]),
+    ({"a": {"$options": "i"}}, ["'$options' without '$regex'"]),
+    ({"a": {"$near": 3}}, ["a latitude, a longitude and metres", "got int 3", "[48.14, 11.58, 500]"]),
+    ({"a": {"$near": [1, 2]}}, ["a latitude, a longitude and metres"]),
+    ({"a": {"$near": {"lat": 1, "lon": 2}}}, ["a latitude, a longitude and metres"]),
+    ({"a": {"$near": {"lat": 1, "lon": 2, "metres": 3, "km": 4}}}, ["a latitude, a longitude and metres"]),
+    ({"a": {"$near": [91, 0, 5]}}, ["from -90 to 90"]),
+    ({"a": {"$near": ["1", 0, 5]}}, ["from -90 to 90"]),
+    ({"a": {"$near": [1, 0, -5]}}, ["metres of 0 or more", "got int -5"]),
+    ({"a": {"$near": [1, 0, float("nan")]}}, ["metres of 0 or more"]),
     ({"a": {"$gt": np.timedelta64(1, "ns")}}, ["got timedelta64"]),
     ({"a": b"x"}, ["got bytes"]),
     ({"a": {1, 2}}, ["got set", "list(…)"]),
@@ -264,6 +301,7 @@ BAD: list[tuple[Any, list[str]]] = [
     ({"a": {"$contains": object}}, ["got type"]),
     ({"a": CYCLE}, ["deeper than 64 levels"]),
     (DEEP, ["deeper than 64 levels", "where['$not']"]),
+    (DEEPER, ["deeper than 64 levels"]),
     ({"a" * 999: {"$in": "b" * 999}}, ["...", "a list of values"]),
 ]
 

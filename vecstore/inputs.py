@@ -23,6 +23,7 @@ from vecstore.errors import (
     InvalidVectorError,
 )
 from vecstore.kernels import dispatch
+from vecstore.query.instants import from_numpy
 from vecstore.storage.packed import Packed
 from vecstore.types import Id
 
@@ -352,11 +353,19 @@ def _clean(value: object, depth: int) -> object:
     if isinstance(value, (list, tuple)):
         return [_clean(item, depth + 1) for item in value]
     if isinstance(value, np.ndarray):
-        return _clean(value.tolist(), depth + 1)
+        return _clean(list(value) if value.dtype.kind == "M" else value.tolist(), depth + 1)
+    if isinstance(value, np.datetime64):
+        try:
+            value = from_numpy(value)
+        except ValueError as error:
+            raise InvalidMetadataError(f"metadata cannot be stored: {error}") from None
+    if value is None:
+        return None
     if isinstance(value, np.generic):
         return _clean(value.item(), depth + 1)
-    if isinstance(value, (datetime.datetime, datetime.date)):
-        return value.isoformat()
+    if isinstance(value, datetime.date):
+        # What pandas has for no date at all equals nothing, itself included.
+        return value.isoformat() if value == value else None
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)

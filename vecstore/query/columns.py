@@ -21,6 +21,10 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vecstore.query import instants, places
+from vecstore.query.instants import Instant, instant
+from vecstore.query.places import Near
+
 Mask = NDArray[np.bool_]
 _Values = Sequence[Any]
 _Tags = NDArray[np.uint8]
@@ -154,6 +158,8 @@ class Column:
         self._remainders: NDArray[np.int16] | None = None
         self._codes: NDArray[np.int32] | None = None
         self._distinct = _Codes()
+        # What distinct values stand for as moments or places, by code, as far as anybody asked.
+        self._read: dict[str, NDArray[Any]] = {}
         self._churn = 0  # codes written over since the last look for unused ones
         self._live = 0  # distinct values in use at that look, and those added since
         self._weighed = self._weight = 0  # how many distinct values nbytes has added up, and their bytes
@@ -161,7 +167,7 @@ class Column:
     @property
     def nbytes(self) -> int:
         """About how much memory the column holds, distinct values included."""
-        arrays = (self._tags, self._numbers, self._remainders, self._codes)
+        arrays = (self._tags, self._numbers, self._remainders, self._codes, *self._read.values())
         for key in islice(self._distinct, self._weighed, None):
             self._weight += _weight(key) + 32  # the code is an object as well
         self._weighed = len(self._distinct)
@@ -246,7 +252,7 @@ class Column:
         for key, stays in zip(self._distinct, used[:total].tolist(), strict=True):
             if stays:
                 kept[key] = len(kept)
-        self._distinct = kept
+        self._distinct, self._read = kept, {}
         self._codes = moved[self._codes]
         self._weighed = self._weight = 0
 
@@ -256,7 +262,7 @@ class Column:
 
     def equals(self, value: object) -> Mask:
         """Where the field is `value`: deep, int and float together, bools apart from numbers."""
-        return self.one_of((value,))
+        return self._at_instant(operator.eq, value) if isinstance(value, Instant) else self.one_of((value,))
 
     def one_of(self, values: Iterable[object]) -> Mask:
         """Where the field is one of `values`."""
@@ -299,8 +305,10 @@ class Column:
             return mask
         return np.asarray(sought[np.minimum(np.searchsorted(sought, keys), len(sought) - 1)] == keys)
 
-    def compare(self, order: str, value: bool | int | float | str) -> Mask:
+    def compare(self, order: str, value: bool | int | float | str | Instant) -> Mask:
         """Where the field stands in `order` (a key of `ORDER`) to `value`; other types never do.
+
+        To a moment stand the texts that are dates, each as the moment it names.
 
         >>> column = Column(3)
         >>> column.put([0, 1, 2], [2**53, 2**53 + 1, "2"])
@@ -308,6 +316,8 @@ class Column:
         [False, True, False]
         """
         test = ORDER[order]
+        if isinstance(value, Instant):
+            return self._at_instant(test, value)
         if isinstance(value, bool):
             table = np.zeros(_OTHER + 1, dtype=np.bool_)
             table[[_FALSE, _TRUE]] = test(False, value), test(True, value)
@@ -326,17 +336,59 @@ class Column:
 
     def contains(self, value: object) -> Mask:
         """Where a list holds `value` (deep equality) or a string has it as a substring."""
+        if isinstance(value, Instant):
+            return self._distinct_where(lambda held: type(held) is tuple and holds_instant(held, value))
         key = freeze(value)
         if isinstance(value, str):
             return self._distinct_where(lambda held: isinstance(held, (str, tuple)) and value in held)
         return self._distinct_where(lambda held: type(held) is tuple and key in held)
 
+    def texts(self, search: Callable[[Iterable[str]], Iterable[bool]]) -> Mask:
+        """Where the field is a text that a search of many texts finds something in.
+
+        >>> column = Column(2)
+        >>> column.put([0, 1], ["cat", 3])
+        >>> column.texts(lambda texts: ["a" in text for text in texts]).tolist()
+        [True, False]
+        """
+        codes = [code for code, held in enumerate(self._distinct) if type(held) is str]
+        found = search(held for held in self._distinct if type(held) is str)
+        holds = np.zeros(len(self._distinct), dtype=np.bool_)
+        holds[codes] = np.fromiter(found, dtype=np.bool_, count=len(codes))
+        return self._by_code(holds)
+
+    def near(self, near: Near) -> Mask:
+        """Where the field is a place that is near enough."""
+        return self._by_code(places.within(near, self._known("places", places.places)))
+
+    def _at_instant(self, test: Callable[[Any, Any], Any], value: Instant) -> Mask:
+        found = self._known("instants", instants.instants)
+        return self._by_code(np.asarray(test(found, value.microseconds)) & (found != instants.NONE))
+
+    def _known(self, what: str, read: Callable[[Iterable[Any], int], NDArray[Any]]) -> NDArray[Any]:
+        """What the distinct values stand for; each is read once."""
+        known = self._read.get(what)
+        count = 0 if known is None else len(known)
+        if known is None or count < len(self._distinct):
+            new = read(islice(self._distinct, count, None), len(self._distinct) - count)
+            known = self._read[what] = new if known is None else np.concatenate((known, new))
+        return known
+
     def _distinct_where(self, holds: Callable[[Any], bool]) -> Mask:
+        found = map(holds, self._distinct)
+        return self._by_code(np.fromiter(found, dtype=np.bool_, count=len(self._distinct)))
+
+    def _by_code(self, holds: Mask) -> Mask:
+        """Where the field's distinct value is one of those that hold."""
         if self._codes is None:
             return np.zeros(self.size, dtype=np.bool_)
-        table = np.zeros(len(self._distinct) + 1, dtype=np.bool_)
-        table[:-1] = np.fromiter(map(holds, self._distinct), dtype=np.bool_, count=len(table) - 1)
+        table = np.append(holds, np.False_)
         return table[self._codes[: self.size]]  # code -1 reads the last place
+
+
+def holds_instant(items: Iterable[object], value: Instant) -> bool:
+    """Whether one of them is a text that names this moment."""
+    return any(type(item) is str and instant(item) == value.microseconds for item in items)
 
 
 def _grown(array: NDArray[_Kind], room: int, fill: float) -> NDArray[_Kind]:

@@ -7,12 +7,22 @@
 ``$in``                                   any of a list
 ``{"$exists": true}``                     the field is there, null included
 ``$contains``                             a list holds the value, a string has the substring
+``$prefix``                               a string begins with it
+``$regex``                                a string has a match, as by ``re.search``; ``$options`` "ims"
+``$near``                                 a place within metres: ``{"lat": …, "lon": …, "metres": …}``
 ``{"a": …, "b": …}``, ``$and $or $not``   all of them; lists of expressions; one expression
 ``"exif.iso"``                            that very key if there is one, else the nested dicts' value
 ========================================  ========================================================
 
 Values of two types are never equal and never ordered: True is not 1, and null equals null alone. `$eq`
 does not look into lists; `$contains` does.
+
+A ``datetime`` or ``date`` stands for a moment, as does a text with date, time and zone in an order (``"$gte":
+"2024-05-01T10:00:00Z"``): stored texts that are ISO dates are compared as the moments they name, and others match
+nothing. What has no zone is UTC, and a day is its first moment. Any other text is compared as text.
+
+A place is stored as ``{"lat": …, "lon": …}`` (or latitude, longitude, lng, long), as ``[lat, lon]``, or as a GeoJSON point.
+``$regex`` takes what an automaton can follow, so no backreferences and no lookaround; its time grows with the texts alone.
 
 >>> from vecstore.query import where
 >>> recent = where.parse({"year": {"$gte": 2020}, "tags": {"$contains": "beach"}})
@@ -24,22 +34,45 @@ does not look into lists; `$contains` does.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import difflib
 import math
+import operator
+import re
 import reprlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import numpy as np
 
 from vecstore.errors import InvalidFilterError
-from vecstore.query.columns import INT_MAX, INT_MIN, MISSING, ORDER, Column, Mask, extract, freeze, plain
+from vecstore.query import places
+from vecstore.query.columns import (
+    INT_MAX,
+    INT_MIN,
+    MISSING,
+    ORDER,
+    Column,
+    Mask,
+    extract,
+    freeze,
+    holds_instant,
+    plain,
+)
+from vecstore.query.instants import Instant, from_numpy, instant, names_instant
+from vecstore.query.patterns import Pattern, PatternError
+from vecstore.query.places import Near
 
 MAX_DEPTH: Final = 64  # far beyond what people write, far below Python's recursion limit
 
 _TOP: Final = ("$and", "$or", "$not")
-_FIELD: Final = ("$eq", "$ne", *ORDER, "$in", "$nin", "$exists", "$contains", "$not")
+_FIELD: Final = (
+    *("$eq", "$ne", *ORDER, "$in", "$nin", "$exists", "$contains"),
+    *("$prefix", "$regex", "$options", "$near", "$not"),
+)
+_METRES: Final = ("metres", "meters")
 _SHORT: Final = reprlib.Repr()  # bounded in depth as well, which repr() is not
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _Path = tuple[str | int, ...]
@@ -48,7 +81,10 @@ _Columns = Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """One question about one field: $eq, an order, $in, $exists or $contains."""
+    """One question about one field: $eq, an order, $in, $exists, $contains, $prefix, $regex or $near.
+
+    The value is what was asked for, or an Instant, a Pattern or a Near.
+    """
 
     name: str
     operator: str
@@ -62,6 +98,19 @@ class _Test:
         if found is MISSING:
             return False
         found = plain(found)
+        if self.operator == "$prefix":
+            return isinstance(found, str) and found.startswith(self.value)
+        if self.operator == "$regex":
+            return isinstance(found, str) and next(_searched(self, [found]))
+        if self.operator == "$near":
+            place = places.place(freeze(found))
+            return place is not None and bool(places.within(self.value, np.array([place]))[0])
+        if isinstance(self.value, Instant):
+            if self.operator == "$contains":
+                return isinstance(found, (list, tuple)) and holds_instant(map(plain, found), self.value)
+            named = instant(found) if isinstance(found, str) else None
+            test = ORDER.get(self.operator, operator.eq)
+            return named is not None and bool(test(named, self.value.microseconds))
         if self.operator in ORDER:
             same = _bracket(found) is not None and _bracket(found) == _bracket(self.value)
             return same and bool(ORDER[self.operator](found, self.value))
@@ -83,7 +132,20 @@ class _Test:
             return column.compare(self.operator, self.value)
         if self.operator == "$in":
             return column.one_of(self.value)
+        if self.operator == "$prefix":
+            return column.texts(lambda texts: (text.startswith(self.value) for text in texts))
+        if self.operator == "$regex":
+            return column.texts(lambda texts: _searched(self, texts))
+        if self.operator == "$near":
+            return column.near(self.value)
         return column.equals(self.value) if self.operator == "$eq" else column.contains(self.value)
+
+
+def _searched(test: _Test, texts: Iterable[str]) -> Iterator[bool]:
+    try:
+        yield from test.value.search(texts)
+    except PatternError as error:
+        _refuse((test.name, "$regex"), f"a pattern that needs {error}", "Say the same with fewer repeats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +289,7 @@ def _field(name: str, operand: object, path: _Path, depth: int) -> _Node:
     keys = list(operand) if isinstance(operand, Mapping) else []
     operators = [key for key in keys if isinstance(key, str) and key.startswith("$")]
     if not isinstance(operand, Mapping) or not operators:
-        value = _value(operand, path, depth)
+        value = _moment(operand) or _value(operand, path, depth)
         _check_no_operators(value, name, path)
         return _Test(name, "$eq", value, freeze(value))
     _check_depth(path, depth)
@@ -238,29 +300,50 @@ def _field(name: str, operand: object, path: _Path, depth: int) -> _Node:
             f"operators and plain keys are mixed: {operators[0]!r} beside {other!r}",
             "Use operators alone, or {'$eq': {…}} to compare with a dict",
         )
-    parts = tuple(_operator(name, key, operand[key], (*path, key), depth) for key in operators)
+    options = operand.get("$options", "")
+    if "$options" in operand and "$regex" not in operand:
+        _refuse(path, "'$options' without '$regex'", "Write {'$regex': '…', '$options': 'i'}")
+    parts = tuple(
+        _regex(name, operand[key], options, (*path, key))
+        if key == "$regex"
+        else _operator(name, key, operand[key], (*path, key), depth)
+        for key in operators
+        if key != "$options"
+    )
     return parts[0] if len(parts) == 1 else _And(parts)
 
 
 def _operator(name: str, key: str, operand: object, path: _Path, depth: int) -> _Node:
     if key in ("$eq", "$ne", "$contains"):
-        value = _value(operand, path, depth + 1)
+        value = _moment(operand) or _value(operand, path, depth + 1)
         test = _Test(name, "$contains" if key == "$contains" else "$eq", value, freeze(value))
         return _Not(test) if key == "$ne" else test
     if key in ("$in", "$nin"):
         if not isinstance(operand, (list, tuple)):
             hint = f"Write [{_SHORT.repr(operand)}]" if isinstance(operand, str) else "Make a list of it"
             _fail(path, "a list of values", operand, hint)
-        values = _value(operand, path, depth + 1)
+        moments = dict.fromkeys(filter(None, map(_moment, operand)))
+        values = _value([one for one in operand if _moment(one) is None], path, depth + 1)
         assert isinstance(values, list)
-        test = _Test(name, "$in", values, frozenset(map(freeze, values)))
-        return _Not(test) if key == "$nin" else test
+        some: _Node = _Test(name, "$in", values, frozenset(map(freeze, values)))
+        if moments:
+            some = _Or((some, *(_Test(name, "$eq", moment, moment) for moment in moments)))
+        return _Not(some) if key == "$nin" else some
     if key in ORDER:
-        value = _value(operand, path, depth + 1)
-        if _bracket(value) is None:
+        value = _moment(operand) or _value(operand, path, depth + 1)
+        if isinstance(value, str) and names_instant(value):
+            value = Instant(instant(value) or 0)
+        if not isinstance(value, Instant) and _bracket(value) is None:
             hint = "Only those have an order; '$eq' compares any value"
-            _fail(path, "a number, string or bool", operand, hint)
+            _fail(path, "a number, string, bool or date", operand, hint)
         return _Test(name, key, value, freeze(value))
+    if key == "$prefix":
+        if not isinstance(operand, str):
+            _fail(path, "a string", operand, "It is what the field's text begins with")
+        return _Test(name, key, str.__str__(operand), str.__str__(operand))
+    if key == "$near":
+        near = _near(operand, path)
+        return _Test(name, key, near, near)
     if key == "$exists":
         value = _value(operand, path, depth + 1)
         if not isinstance(value, bool):
@@ -277,6 +360,59 @@ def _operator(name: str, key: str, operand: object, path: _Path, depth: int) -> 
             f"Write {{{key!r}: [{{{name!r}: …}}, …]}}",
         )
     return _unknown(key, path[:-1], _FIELD, "A field takes")
+
+
+def _regex(name: str, operand: object, options: object, path: _Path) -> _Node:
+    flags = 0
+    if isinstance(operand, re.Pattern):
+        flags, operand = operand.flags & ~re.UNICODE, operand.pattern
+    if not isinstance(operand, str):
+        _fail(path, "a pattern as a string", operand, "Write it as re.search takes it")
+    if not isinstance(options, str) or not set(options) <= set("ims"):
+        _fail(
+            (*path[:-1], "$options"), "some of the letters 'i', 'm', 's'", options, "As in re.I, re.M, re.S"
+        )
+    if flags & ~int(re.IGNORECASE | re.MULTILINE | re.DOTALL):
+        _refuse(path, "a pattern with other flags than re.I, re.M, re.S", "Leave them out")
+    for letter in options:
+        flags |= {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL}[letter]
+    try:
+        pattern = Pattern(str.__str__(operand), int(flags))
+    except PatternError as error:
+        hint = "It may have groups, sets, '|', repeats and '^ $ \\b'; no backreferences, no lookaround"
+        _refuse(path, f"the pattern {_SHORT.repr(operand)} cannot be used: {error}", hint)
+    return _Test(name, "$regex", pattern, pattern)
+
+
+def _near(operand: object, path: _Path) -> Near:
+    """Latitude, longitude and metres, in a dict by name or in a list in this order."""
+    hint = "Write {'lat': 48.14, 'lon': 11.58, 'metres': 500}, or [48.14, 11.58, 500]"
+    found: list[object] = []
+    if isinstance(operand, Mapping):
+        known = (places.LATITUDES, places.LONGITUDES, _METRES)
+        found = [operand[name] for names in known for name in names if name in operand]
+        if len(operand) != len(found):
+            found = []
+    elif isinstance(operand, (list, tuple)):
+        found = list(operand)
+    if len(found) != 3:
+        _fail(path, "a latitude, a longitude and metres", operand, hint)
+    latitude, longitude, metres = map(plain, found)
+    place = places.checked(latitude, longitude)
+    if place is None:
+        _fail(path, "a latitude from -90 to 90 and a longitude from -180 to 180", operand, hint)
+    if isinstance(metres, bool) or not isinstance(metres, (int, float)) or not 0 <= metres < math.inf:
+        _fail(path, "metres of 0 or more", metres, hint)
+    return Near(place, float(metres))
+
+
+def _moment(operand: object) -> Instant | None:
+    """What a date or a datetime, of Python or of NumPy, stands for; None for anything else."""
+    if isinstance(operand, np.datetime64):
+        with contextlib.suppress(ValueError):
+            operand = from_numpy(operand)
+    # NaT of pandas says that it is a datetime, and equals nothing.
+    return Instant.of(operand) if isinstance(operand, datetime.date) and operand == operand else None
 
 
 def _value(value: object, path: _Path, depth: int) -> object:
@@ -303,7 +439,7 @@ def _value(value: object, path: _Path, depth: int) -> object:
             if not isinstance(key, str):
                 _fail(path, "keys that are strings", key, "Metadata is JSON-like, and so are its keys")
         return {str.__str__(key): _value(item, (*path, key), depth + 1) for key, item in value.items()}
-    hint = "Convert it to what is stored, as a date to a timestamp or an ISO string"
+    hint = "Convert it to what is stored, as a date inside of a list to its ISO string"
     if isinstance(value, (np.ndarray, set, frozenset)):
         hint = "Convert it with " + (".tolist()" if isinstance(value, np.ndarray) else "list(…)")
     return _fail(path, "None, a bool, int, float, str, list or dict", value, hint)

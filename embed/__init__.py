@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .asking import search
+from .clearing import Moved, move_copies, removal_script
 from .decode import Picture, decode
+from .duplicates import Copy, Duplicates, Group, dedupe
 from .errors import ImageError, ModelError
 from .folder import Report, index_folder
 from .hashes import Hashes, differing_bits, hashes
@@ -12,18 +14,25 @@ from .model import Model
 from .registry import load
 
 __all__ = [
+    "Copy",
+    "Duplicates",
     "Failure",
+    "Group",
     "Hashes",
     "ImageError",
     "Model",
     "ModelError",
+    "Moved",
     "Picture",
     "Report",
     "decode",
+    "dedupe",
     "differing_bits",
     "failures",
     "hashes",
     "index_folder",
     "load",
+    "move_copies",
+    "removal_script",
     "search",
 ]

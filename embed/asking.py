@@ -62,7 +62,7 @@ def search(
     if k is None and radius is None:
         k = _DEFAULT_K
     left_out = {id_ for id_, _ in asked.ids}
-    with _opened(path) as pictures:
+    with opened(path) as pictures:
         made = agreed_model(pictures, model) if asked.needs_model else None
         queries = asked.queries(pictures, made, mirror=mirror)
         # With a radius and no k, everything within it.
@@ -75,7 +75,7 @@ def search(
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str] | vecstore.Collection) -> Iterator[vecstore.Collection]:
+def opened(path: str | os.PathLike[str] | vecstore.Collection) -> Iterator[vecstore.Collection]:
     if isinstance(path, vecstore.Collection):
         yield path
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
@@ -87,7 +86,8 @@ def search(options: argparse.Namespace) -> int:
         gallery.write_hits(options.html, options.file, asked, _words(options), found)
     blocks: list[vecstore.Hits] = list(found) if isinstance(found, vecstore.HitsBatch) else [found]
     if options.ids_only or options.paths:
-        _print_alone(blocks, paths=options.paths, null=options.null)
+        found_ids = [str(id_) for block in blocks for id_ in block.ids]
+        gallery.print_names(found_ids, paths=options.paths, null=options.null)
         return 0
     if options.show is not None:
         gallery.show(options, found)
@@ -192,19 +192,6 @@ def _lines(blocks: list[vecstore.Hits], *, numbered: bool) -> list[str]:
 def _told(metadata: dict[str, Any]) -> str:
     shown = {name: value for name, value in metadata.items() if name not in pictures.HIDDEN}
     return json.dumps(shown if "model" in metadata else metadata, ensure_ascii=False) if metadata else ""
-
-
-def _print_alone(blocks: list[vecstore.Hits], *, paths: bool, null: bool) -> None:
-    from vecstore.embed.files import path_of
-
-    end = b"\0" if null else b"\n"
-    names = [str(id_) for block in blocks for id_ in block.ids]
-    told = b"".join((os.fsencode(path_of(name)) if paths else name.encode()) + end for name in names)
-    with contextlib.suppress(AttributeError):  # a stream that stands in for stdout may have no bytes below
-        sys.stdout.flush()
-        sys.stdout.buffer.write(told)
-        return
-    sys.stdout.write(told.decode("utf-8", "backslashreplace"))
 
 
 def _filter(text: str) -> Any:

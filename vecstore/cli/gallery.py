@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -105,3 +106,16 @@ def show(options: argparse.Namespace, hits: vecstore.Hits) -> None:
     ]
     for line in terminal.pictures(drawn, way):
         say(line, sys.stdout)
+
+
+def print_names(names: Iterable[str], *, paths: bool, null: bool) -> None:
+    """Ids or paths alone, as bytes: what a file is called may be no text."""
+    from vecstore.embed.files import path_of
+
+    end = b"\0" if null else b"\n"
+    told = b"".join((os.fsencode(path_of(name)) if paths else name.encode()) + end for name in names)
+    with contextlib.suppress(AttributeError):  # a stream that stands in for stdout may have no bytes below
+        sys.stdout.flush()
+        sys.stdout.buffer.write(told)
+        return
+    sys.stdout.write(told.decode("utf-8", "backslashreplace"))

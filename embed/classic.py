@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,12 @@ class Classic(Model):
         """
         return resize(rgb, features.SIDE, features.SIDE)
 
-    def vectors(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
-        """Prepared pictures (n, 64, 64, 3) to unit vectors.
+    def vectors(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Prepared pictures, each (64, 64, 3), to unit vectors.
 
         >>> Classic().vectors(np.zeros((2, 64, 64, 3), np.uint8)).shape
         (2, 1024)
         """
-        parts = [weight * part(prepared) for weight, part in zip(WEIGHTS, _PARTS, strict=True)]
+        pictures = np.stack(prepared)
+        parts = [weight * part(pictures) for weight, part in zip(WEIGHTS, _PARTS, strict=True)]
         return features.unit(np.concatenate(parts, axis=1))

@@ -237,7 +237,7 @@ class _Run:
     def _vectors(self, items: list[_Read]) -> NDArray[np.float32]:
         size = self.model.batch
         parts = [items[place : place + size] for place in range(0, len(items), size)]
-        found = [self.model.vectors(np.stack([item.prepared for item in part])) for part in parts]
+        found = [self.model.vectors([item.prepared for item in part]) for part in parts]
         return np.concatenate(found) if found else np.zeros((0, self.model.dim), np.float32)
 
     def _row(self, item: _Read) -> dict[str, Any]:

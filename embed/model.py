@@ -29,11 +29,11 @@ class Model(ABC):
 
     @abstractmethod
     def prepare(self, rgb: NDArray[np.uint8]) -> NDArray[Any]:
-        """A decoded picture as the model takes it, always of the same shape. Threads may call it at once."""
+        """A decoded picture as the model takes it, Threads may call it at once."""
 
     @abstractmethod
-    def vectors(self, prepared: NDArray[Any]) -> NDArray[np.float32]:
-        """Prepared pictures, stacked, to unit vectors (n, dim)."""
+    def vectors(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """Prepared pictures to unit vectors (n, dim)."""
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to unit vectors beside those of pictures; most models cannot.
@@ -60,8 +60,8 @@ class Model(ABC):
         for source in sources:
             waiting.append(self.prepare(decode(source, enough=self.enough).rgb))
             if len(waiting) == self.batch:
-                found.append(self.vectors(np.stack(waiting)))
+                found.append(self.vectors(waiting))
                 waiting = []
         if waiting:
-            found.append(self.vectors(np.stack(waiting)))
+            found.append(self.vectors(waiting))
         return np.concatenate(found) if found else np.zeros((0, self.dim), np.float32)

@@ -24,7 +24,8 @@ from vecstore.cli.output import (
 HIDDEN = ("model", "content", "perceptual", "difference", "mirrored_perceptual", "mirrored_difference", "mtime_ns")
 
 _INDEX_EXAMPLE = """vecstore index photos/ photos.vec
-vecstore index photos/ photos.vec --prune --retry"""
+vecstore index photos/ photos.vec --prune --retry
+vecstore index photos/ photos.vec --model resnet50 --offline"""
 
 
 def add_commands(commands: Any) -> None:
@@ -32,7 +33,14 @@ def add_commands(commands: Any) -> None:
     parser = add_command(commands, "index", index, "put the pictures below a folder into a collection", _INDEX_EXAMPLE)
     parser.add_argument("folder", metavar="FOLDER", help="where the pictures are, and in what is below")
     parser.add_argument("file", metavar="FILE", help="the collection; made if it is not there")
-    parser.add_argument("--model", default=None, help="what makes vectors of pictures (classic)")
+    parser.add_argument(
+        "--model",
+        default="classic",
+        help="what makes vectors of pictures: classic, resnet50 or another of torchvision's classifiers, clip:ViT-B-32, "
+        "or what an installed package brings (classic)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="the model's weights, instead of the hub's")
+    parser.add_argument("--offline", action="store_true", help="fetch nothing: weights must be there already")
     parser.add_argument("--prune", action="store_true", help="delete records of files that are gone")
     parser.add_argument("--retry", action="store_true", help="try files again that could not be read")
     parser.add_argument("--threads", type=whole(1), help="how many pictures are decoded at once (one a core)")
@@ -51,7 +59,7 @@ def index(options: argparse.Namespace) -> int:
         report = embed.index_folder(
             options.folder,
             options.file,
-            options.model or "classic",
+            embed.load(options.model, weights=options.weights, offline=options.offline or None),
             prune=options.prune,
             retry=options.retry,
             threads=options.threads,

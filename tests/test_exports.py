@@ -27,7 +27,9 @@ PUBLIC = [
     "InvalidMetadataError",
     "InvalidVectorError",
     "LockedError",
+    "Neighbours",
     "NotACollectionError",
+    "Pair",
     "ReadOnlyError",
     "Record",
     "RecordNotFoundError",
@@ -85,7 +87,8 @@ def test_errors_and_their_builtin_parents() -> None:
 
 
 def test_public_things_have_docstrings_with_examples() -> None:
-    for name, member in vars(vecstore.Collection).items():
+    members = {name: member for kind in vecstore.Collection.__mro__[:-1] for name, member in vars(kind).items()}
+    for name, member in members.items():
         if not name.startswith("_"):
             assert inspect.getdoc(member), name
         if inspect.isfunction(member) and not name.startswith("_") and name != "close":

@@ -34,7 +34,7 @@ from vecstore.errors import (
     VecstoreError,
 )
 from vecstore.opening import open
-from vecstore.types import Hit, Hits, HitsBatch, Record, VerifyReport
+from vecstore.types import Hit, Hits, HitsBatch, Neighbours, Pair, Record, VerifyReport
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,9 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidVectorError",
     "LockedError",
+    "Neighbours",
     "NotACollectionError",
+    "Pair",
     "ReadOnlyError",
     "Record",
     "RecordNotFoundError",

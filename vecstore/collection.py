@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore import inputs
+from vecstore import inputs, order, variety
+from vecstore.asking import Asking
 from vecstore.config import (
     DEFAULT_K,
     STAGE_BYTES,
@@ -49,7 +50,7 @@ from vecstore.storage.verify import verify
 from vecstore.types import Hits, Id, Record, VerifyReport
 
 
-class Collection:
+class Collection(Asking):
     """Records (id, vector, metadata) in one file, and their nearest neighbours. Made by ``vecstore.open``.
 
     Threads may share it. A forked child must open its own.
@@ -475,6 +476,9 @@ class Collection:
         search_list: int | None = None,
         exact: bool = False,
         threads: int | None = None,
+        group_by: str | None = None,
+        group_size: int = 1,
+        diversity: float | None = None,
     ) -> Any:
         """The nearest records: Hits for one vector, a batch of Hits for a matrix.
 
@@ -482,7 +486,11 @@ class Collection:
         ``id`` asks for records like a stored one, itself left out. ``where`` restricts to matching records.
         A large collection is searched through its graph, which finds a share of the true neighbours:
         ``recall`` says what share to aim at (0.95), ``search_list`` how many candidates to follow instead,
-        ``exact`` compares every record. Small ones, filters and radii are always compared record by record.
+        ``exact`` compares every record. Small ones, and filters, are always compared record by record.
+
+        ``group_by`` names a field: of each of the k groups that come nearest, the best ``group_size`` records are hits;
+        records without the field are in no group. ``diversity`` from 0 to 1 prefers hits that are unlike the hits before
+        them (maximal marginal relevance), and gives them in the order they were chosen in.
 
         >>> import vecstore
         >>> with vecstore.open("q.vec", dim=2, metric="l2") as q:
@@ -500,7 +508,9 @@ class Collection:
         single = True
         if id is None and not self._plain(query):
             queries, single = inputs.check_queries(query, self._settings)
-        if id is None and single and limit is not None and where is None and radius is None and not exact:
+        varied = group_by is not None or diversity is not None
+        plain = limit is not None and where is None and radius is None and not exact and not varied
+        if id is None and single and limit is not None and plain:
             vector = query if queries is None else np.require(queries[0], requirements=("C", "A"))
             hits = self._glance(vector, limit, recall, search_list)
             if hits is not None:
@@ -514,7 +524,12 @@ class Collection:
             elif queries is None:
                 queries, _ = inputs.check_queries(query, self._settings)
             asked = Asked(limit, radius, filter_, recall, search_list, exact, workers)
-            found, _ = self._planner.answer(blocks, queries, own, asked)
+            if varied:
+                way = variety.Way(group_by, group_size, diversity, where)
+                found = variety.answer(self._planner, blocks, queries, own, asked, way)
+                limit = (limit or DEFAULT_K) * (group_size if group_by is not None else 1)
+            else:
+                found, _ = order.answer(self._planner, blocks, queries, own, asked)
             batch = answers.hits_of(blocks, found, limit, cold=self._planner.cold(blocks))
         return batch[0] if single else batch
 
@@ -632,7 +647,7 @@ class Collection:
             mask = self._planner.candidates(blocks, asked)
             stages["filter"] = time.perf_counter() - start
             start = time.perf_counter()
-            found, effort = self._planner.answer(blocks, queries, None, asked)
+            found, effort = order.answer(self._planner, blocks, queries, None, asked)
             stages["scan" if effort is None else "walk"] = time.perf_counter() - start
             start = time.perf_counter()
             hits = answers.hits_of(blocks, found)

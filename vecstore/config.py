@@ -69,6 +69,9 @@ DRIFT_SAMPLE = 600
 # Of these a few are searched for among the others, to see which codes are enough.
 CHOICE_SAMPLE, CHOICE_QUERIES = 10_000, 100
 
+# All pairs within a distance are asked for to find duplicates, where one missed is one left.
+PAIRS_RECALL = 0.99
+
 # Slots in LMDB's lock file, one a concurrent call: 64 bytes each.
 MAX_READERS = 1_024
 

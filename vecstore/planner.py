@@ -59,6 +59,10 @@ class Planner:
             return None
         return ready if ready.walker.resident.calibration.reaches(asked.recall) else None
 
+    def walks(self, blocks: Blocks, asked: Asked) -> bool:
+        """Whether a walk would answer this."""
+        return self._ready(blocks, asked) is not None
+
     @staticmethod
     def cold(blocks: Blocks) -> bool:
         """Whether walks read from the disk just now."""

@@ -40,6 +40,29 @@ class Hit(NamedTuple):
     metadata: Metadata
 
 
+class Pair(NamedTuple):
+    """Two records that are near each other.
+
+    >>> Pair("a", "b", 0.5).second
+    'b'
+    """
+
+    first: Id
+    second: Id
+    distance: float
+
+
+class Neighbours(NamedTuple):
+    """The nearest others of some records: row i of both matrices is of ``ids[i]``.
+
+    Where there are fewer others, a row is filled up as in a batch of hits: None (or -1), and infinite distances.
+    """
+
+    ids: NDArray[Any]
+    neighbours: NDArray[Any]
+    distances: NDArray[np.float64]
+
+
 class Copied:
     """What a search copied out of the file for all of its hits; a record is decoded when it is asked for.
 

@@ -275,7 +275,7 @@ def test_a_batch_is_a_sequence_of_rows(opened: Any, kind: str) -> None:
         for place in (4, -5):
             with pytest.raises(IndexError):
                 batch[place]
-        assert repr(batch) == "HitsBatch(4 queries, up to 2 hits each)"
+        assert repr(batch).startswith("HitsBatch(4 queries, up to 2 hits each)\n  query 0\n    0 ")
         batch.ids[:] = 0
         batch.distances[:] = 0
         assert [row.ids for row in batch] == rows

@@ -25,6 +25,7 @@ from vecstore.errors import (
     InvalidMetadataError,
     InvalidVectorError,
     LockedError,
+    MissingPackageError,
     NotACollectionError,
     ReadOnlyError,
     RecordNotFoundError,
@@ -34,7 +35,7 @@ from vecstore.errors import (
     VecstoreError,
 )
 from vecstore.opening import open
-from vecstore.types import Hit, Hits, HitsBatch, Neighbours, Pair, Record, VerifyReport
+from vecstore.types import Hit, Hits, HitsBatch, Neighbours, Pair, Record, Records, VerifyReport
 
 __version__ = "0.1.0"
 
@@ -58,12 +59,14 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidVectorError",
     "LockedError",
+    "MissingPackageError",
     "Neighbours",
     "NotACollectionError",
     "Pair",
     "ReadOnlyError",
     "Record",
     "RecordNotFoundError",
+    "Records",
     "SettingsMismatchError",
     "StorageError",
     "StorageFullError",

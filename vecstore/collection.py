@@ -47,7 +47,7 @@ from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.vectors import read_rows
 from vecstore.storage.verify import verify
-from vecstore.types import Hits, Id, Record, VerifyReport
+from vecstore.types import Hits, Id, Record, Records, VerifyReport
 
 
 class Collection(Asking):
@@ -435,9 +435,10 @@ class Collection(Asking):
 
     def scan(
         self, where: Any = None, batch_size: int = 1000, vectors: bool = True, *, skip_damaged: bool = False
-    ) -> Iterator[Record]:
+    ) -> Records:
         """All records that match, one by one, from one steady snapshot; writers are not blocked.
 
+        ``scan(…).to_pandas()``, ``.to_polars()`` and ``.to_arrow()`` read them into one table.
         ``skip_damaged`` passes over records that cannot be read any more, to save the others.
 
         >>> import vecstore
@@ -451,7 +452,7 @@ class Collection(Asking):
         self._check_open()
         found = self._scan(filter_, size, vectors, skip_damaged)
         # A transaction's state changes under an iterator, so there the whole answer is taken at once.
-        return iter(list(found)) if self._in_transaction() else found
+        return Records(iter(list(found)) if self._in_transaction() else found)
 
     def _scan(self, filter_: Where | None, size: int, vectors: bool, skip_damaged: bool) -> Iterator[Record]:
         with self._view() as blocks:

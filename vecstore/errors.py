@@ -23,6 +23,7 @@
     ├── StorageError           (OSError)              a write or sync failed otherwise
     ├── LockedError            (TimeoutError)         another writer kept the file for longer than timeout=
     ├── ForkError              (RuntimeError)         a forked child touched its parent's collection
+    ├── MissingPackageError    (ImportError)          a package that is asked for is not installed
     └── DeviceError            (RuntimeError)         the device asked for is not there
 
 >>> import vecstore
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidMetadataError",
     "InvalidVectorError",
     "LockedError",
+    "MissingPackageError",
     "NotACollectionError",
     "ReadOnlyError",
     "RecordNotFoundError",
@@ -147,3 +149,7 @@ class ForkError(VecstoreError, RuntimeError):
 
 class DeviceError(VecstoreError, RuntimeError):
     """The device asked for is not there, or failed."""
+
+
+class MissingPackageError(VecstoreError, ImportError):
+    """A package that only some need is not installed; the message has the command that installs it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vecstore.frames import Framed, html_table, ids_column, shortened, with_metadata
 
 Id: TypeAlias = str | int
 Metadata: TypeAlias = dict[str, Any]
@@ -123,7 +125,11 @@ class Copied:
 _NO_BYTES = np.zeros(0, dtype=np.uint8)
 
 
-class Hits(Sequence[Hit]):
+# Rows that are shown of an answer, and queries of a batch with so many hits each.
+_SHOWN, _QUERIES_SHOWN, _EACH = 10, 5, 3
+
+
+class Hits(Framed, Sequence[Hit]):
     """The answers to one query, nearest first.
 
     >>> hits = Hits([Hit("a", 0.0, {}), Hit("b", 0.5, {})])
@@ -182,9 +188,23 @@ class Hits(Sequence[Hit]):
         return Hits, (list(self),)
 
     def __repr__(self) -> str:
-        lines = [f"  {hit.distance:<12.6g} {hit.id!r}  {hit.metadata or ''}".rstrip() for hit in self[:10]]
-        more = [f"  … and {len(self) - 10} more"] if len(self) > 10 else []
+        lines = [_line(hit) for hit in self[:_SHOWN]]
+        more = [f"  … and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
         return "\n".join([f"Hits({len(self)})", *lines, *more])
+
+    def _repr_html_(self) -> str:
+        shown = self[: 2 * _SHOWN]
+        return html_table(f"{len(self):,} hits", shown._columns(), len(self) - len(shown))
+
+    def _columns(self) -> dict[str, Any]:
+        integers = self._copied.integers
+        ids = ids_column(self.ids) if integers is None else integers[_slice(self._places)].copy()
+        return with_metadata({"id": ids, "distance": self.distances}, self.metadata)
+
+
+def _line(hit: Hit) -> str:
+    metadata = shortened(hit.metadata) if hit.metadata else ""
+    return f"  {hit.distance:<12.6g} {hit.id!r}  {metadata}".rstrip()
 
 
 def _slice(places: range) -> slice:
@@ -195,7 +215,7 @@ def _slice(places: range) -> slice:
     return slice(places.start, None if places.stop < 0 else places.stop, places.step)
 
 
-class HitsBatch(Sequence[Hits]):
+class HitsBatch(Framed, Sequence[Hits]):
     """The answers to many queries, one row each.
 
     Where a query has fewer answers than the widest, its row is filled up with None (or -1 where every
@@ -267,7 +287,60 @@ class HitsBatch(Sequence[Hits]):
         return partial(HitsBatch, integer_ids=self._integer_ids), (list(self), self._width)
 
     def __repr__(self) -> str:
-        return f"HitsBatch({len(self)} queries, up to {self._width} hits each)"
+        lines = []
+        for number, hits in enumerate(self[:_QUERIES_SHOWN]):
+            more = [f"    … and {len(hits) - _EACH} more"] if len(hits) > _EACH else []
+            lines += [f"  query {number}", *("  " + _line(hit) for hit in hits[:_EACH]), *more]
+        rest = [f"  … and {len(self) - _QUERIES_SHOWN} queries more"] if len(self) > _QUERIES_SHOWN else []
+        head = f"HitsBatch({len(self)} queries, up to {self._width} hits each)"
+        return "\n".join([head, *lines, *rest])
+
+    def _repr_html_(self) -> str:
+        shown = HitsBatch((hits[:_EACH] for hits in self[:_QUERIES_SHOWN]), self._width, integer_ids=self._integer_ids)
+        left = int((self._ends - self._starts).sum()) - sum(map(len, shown))
+        return html_table(f"hits of {len(self):,} queries", shown._columns(), left)
+
+    def _columns(self) -> dict[str, Any]:
+        """A row for each hit, by the number of its query."""
+        numbers = np.repeat(np.arange(len(self)), self._ends - self._starts)
+        hits = [hit for row in self for hit in row]
+        distances = np.array([hit.distance for hit in hits], dtype=np.float64)
+        columns = {"query": numbers, "id": ids_column(hit.id for hit in hits), "distance": distances}
+        return with_metadata(columns, [hit.metadata for hit in hits])
+
+
+class Records(Framed, Iterator[Record]):
+    """Records one by one, as ``scan`` gives them; or those that are left as one table.
+
+    >>> records = Records(iter([Record(1, None, {"n": 2}), Record(3, None, {})]))
+    >>> next(records).id, [record.id for record in records]
+    (1, [3])
+    """
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+
+    def __iter__(self) -> Records:
+        return self
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+    def close(self) -> None:
+        """Let go of the snapshot before the last record."""
+        if isinstance(self._records, Generator):
+            self._records.close()
+
+    def __repr__(self) -> str:
+        return "Records(read one by one, or by to_pandas(), to_polars() or to_arrow())"
+
+    def _columns(self) -> dict[str, Any]:
+        records = list(self)
+        columns: dict[str, Any] = {"id": ids_column(record.id for record in records)}
+        vectors = [record.vector for record in records if record.vector is not None]
+        if vectors:
+            columns["vector"] = np.stack(vectors)
+        return with_metadata(columns, [record.metadata for record in records])
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ PUBLIC = [
     "VecstoreError",
     "VerifyReport",
     "__version__",
+    "aopen",
     "open",
 ]
 PARENTS = {

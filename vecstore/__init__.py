@@ -34,7 +34,7 @@ from vecstore.errors import (
     StorageFullError,
     VecstoreError,
 )
-from vecstore.opening import open
+from vecstore.opening import aopen, open
 from vecstore.types import Hit, Hits, HitsBatch, Neighbours, Pair, Record, Records, VerifyReport
 
 __version__ = "0.1.0"
@@ -73,5 +73,6 @@ __all__ = [
     "VecstoreError",
     "VerifyReport",
     "__version__",
+    "aopen",
     "open",
 ]

@@ -161,7 +161,11 @@ def shortened(value: object) -> str:
     >>> shortened({"text": "x" * 1000})
     "{'text': 'xxx...xxx'}"
     """
-    return _SHORT.repr(value)
+    if type(value) is not dict:
+        return _SHORT.repr(value)
+    # In its own order, which reprlib does not keep.
+    items = [f"{_SHORT.repr(key)}: {_SHORT.repr(value[key])}" for key in list(value)[:_MOST_SHOWN]]
+    return "{" + ", ".join([*items, *(["..."] if len(value) > len(items) else [])]) + "}"
 
 
 def html_table(caption: str, columns: Columns, left: int) -> str:

@@ -1,6 +1,7 @@
 """How well pictures are found: altered copies of photographs, and pictures of ten kinds.
 
     python bench/images_quality.py copies     # classic against the hashes of imagededup and imagehash
+    python bench/images_quality.py groups     # how many of the same copies dedupe finds, and how many that are none
     python bench/images_quality.py kinds      # classic against its parts, hashes and plain pixels, on CIFAR-10
     python bench/images_quality.py weights    # the parts' weights, found on one half and told of the other
 
@@ -14,8 +15,10 @@ import io
 import itertools
 import sys
 import tarfile
+import tempfile
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +136,34 @@ def copies() -> None:
         print(f"| {name} |", " | ".join(f"{value:.3f}" for value in row), "|")
 
 
+def groups() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        for file in sorted((DATA / "photos").iterdir()):
+            photo = Image.open(file).convert("RGB")
+            photo.save(folder / "in" / f"{file.stem}--.png")
+            for number, alter in enumerate(ALTERED.values()):
+                alter(photo).save(folder / "in" / f"{file.stem}--{number}.png")
+        path = str(folder / "all.vec")
+        embed.index_folder(folder / "in", path)
+        print("| dedupe, the share found |", " | ".join(ALTERED), "| no copies | |")
+        print("| --- |", " | ".join("---" for _ in ALTERED), "| --- | --- |")
+        for told, options in {
+            "as it is": {}, "radius 0.3": {"radius": 0.3}, "radius 0.4, bits 20": {"radius": 0.4, "bits": 20},
+        }.items():  # fmt: skip
+            found = embed.dedupe(path, **options)  # type: ignore[arg-type]
+            counts, wrong = [0] * len(ALTERED), 0
+            for group in found.groups:
+                kept = Path(group.kept.id).stem.split("--")
+                for copy in group.copies:
+                    photo_name, number_text = Path(copy.id).stem.split("--")
+                    wrong += photo_name != kept[0]
+                    counts[int(number_text)] += photo_name == kept[0] and not kept[1]
+            shares = " | ".join(f"{count / 200:.3f}" for count in counts)
+            print(f"| {told} (radius {found.radius:.2f}) | {shares} | {wrong} | {found.seconds:.1f} s |", flush=True)
+
+
 # -- kinds
 
 
@@ -234,6 +265,6 @@ def weights() -> None:
 
 
 if __name__ == "__main__":
-    known = {"copies": copies, "kinds": kinds, "weights": weights}
+    known = {"copies": copies, "groups": groups, "kinds": kinds, "weights": weights}
     for name in sys.argv[1:] or list(known):
         known[name]()

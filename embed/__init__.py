@@ -7,6 +7,7 @@ from .clearing import Moved, move_copies, removal_script
 from .decode import Picture, decode
 from .duplicates import Copy, Duplicates, Group, dedupe
 from .errors import ImageError, ModelError
+from .evaluation import Evaluation, Measure, evaluate
 from .folder import Report, index_folder
 from .hashes import Hashes, differing_bits, hashes
 from .ledger import Failure, failures
@@ -16,10 +17,12 @@ from .registry import load
 __all__ = [
     "Copy",
     "Duplicates",
+    "Evaluation",
     "Failure",
     "Group",
     "Hashes",
     "ImageError",
+    "Measure",
     "Model",
     "ModelError",
     "Moved",
@@ -28,6 +31,7 @@ __all__ = [
     "decode",
     "dedupe",
     "differing_bits",
+    "evaluate",
     "failures",
     "hashes",
     "index_folder",

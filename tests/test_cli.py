@@ -18,7 +18,7 @@ import vecstore
 from vecstore.cli import main
 
 COMMANDS = (
-    "search", "info", "verify", "compact", "backup", "recall", "warmup", "export", "import", "demo", "dedupe",
+    "search", "info", "verify", "compact", "backup", "recall", "warmup", "export", "import", "demo", "dedupe", "evaluate",
 )  # fmt: skip
 METADATA: list[dict[str, Any]] = [
     {"year": 2020, "tags": ["beach", "ü"], "place": {"lat": 1.5, "names": [None, True, {"deep": "\n"}]}},

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import vecstore
-from vecstore.cli import ask, care, copies, demo, exports, imports, pictures
+from vecstore.cli import ask, care, copies, demo, exports, imports, pictures, quality
 from vecstore.cli.output import CommandError, one_line
 
 __all__ = ["main"]
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vecstore {vecstore.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pictures, ask, copies, care, exports, imports, demo):
+    for module in (pictures, ask, copies, quality, care, exports, imports, demo):
         module.add_commands(commands)
     return parser
 

@@ -44,6 +44,9 @@ def add_commands(commands: Any) -> None:
         metavar="DISTANCE",
         help="how far copies may be apart (a fifth of what is usual)",
     )
+    parser.add_argument(
+        "--bits", type=whole(0), default=10, help="how many of 64 bits of a hash may differ (10); 20 finds turned ones"
+    )
     parser.add_argument("--html", metavar="PAGE", help="write the groups side by side as one page")
     parser.add_argument(
         "--limit",
@@ -68,7 +71,7 @@ def dedupe(options: argparse.Namespace) -> int:
     if options.null and not options.paths:
         options.parser.error("--null (-0) goes with --paths")
     with open_file(options.file) as collection:
-        found = embed.dedupe(collection, keep=options.keep, radius=options.radius)
+        found = embed.dedupe(collection, keep=options.keep, radius=options.radius, bits=options.bits)
     if options.html is not None:
         _write_page(options, found)
     if options.script is not None:

@@ -1,215 +1,250 @@
-"""The demo: a collection from generated vectors, what it takes, and whether the answers are right."""
+"""The demo: a folder of pictures becomes something that can be asked, and a page to look at."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import vecstore
+from vecstore.cli import demo_vectors, gallery
 from vecstore.cli.output import (
     Clock,
     CommandError,
     add_command,
     duration,
     emit,
-    megabytes,
     pairs,
     plural,
+    printable,
     whole,
 )
 
-_SEED = 7
-_BATCH = 10_000
-_QUERIES = 256
-_CHECKED = 32
-_K = 10
-_WHERE = {"year": {"$gte": 2020}, "tags": {"$contains": "beach"}}
-_TAGS = ("beach", "city", "forest", "snow", "night")
+_EXAMPLE = """vecstore demo
+vecstore demo ~/Pictures
+vecstore demo --vectors --records 100000 --dim 128"""
+
+_OF_A_KIND = 40
+_SHOWN = 24
+# Of a kind that is there, and not among those that are indexed.
+_ASKED = ("sunset", 1000)
+_COPIED = 7
 
 
 def add_commands(commands: Any) -> None:
     """Declare the commands of this module."""
     parser = add_command(
-        commands,
-        "demo",
-        demo,
-        "build, search and check a collection of generated vectors",
-        "vecstore demo --records 100000 --dim 128",
+        commands, "demo", demo, "index pictures, ask for one, and write a page to look at", _EXAMPLE
     )
-    parser.add_argument("--records", type=whole(1), default=100_000, help="how many records (100,000)")
-    parser.add_argument("--dim", type=whole(2), default=128, help="numbers in a vector (128)")
-    parser.add_argument("--file", help="keep the collection here; a temporary folder unless given")
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="your pictures; several hundred are drawn unless given"
+    )
+    parser.add_argument(
+        "--out",
+        default="vecstore-demo",
+        metavar="FOLDER",
+        help="where the collection and the page go (vecstore-demo)",
+    )
+    parser.add_argument(
+        "--count",
+        type=whole(2),
+        default=_OF_A_KIND,
+        help=f"how many pictures of each kind are drawn ({_OF_A_KIND})",
+    )
+    parser.add_argument(
+        "--vectors", action="store_true", help="generated vectors instead: build, search, check them"
+    )
+    parser.add_argument("--records", type=whole(1), help="with --vectors: how many (100,000)")
+    parser.add_argument("--dim", type=whole(2), help="with --vectors: numbers in one (128)")
+    parser.add_argument("--file", help="with --vectors: keep the collection here")
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Build, search, check, and say what was measured."""
-    vectors, metadata, queries = _generated(options.records, options.dim)
-    with _place(options.file) as path:
-        clock = Clock()
-        with vecstore.open(path, dim=options.dim, metric="cosine", mode="x") as made:
-            parts = [slice(start, start + _BATCH) for start in range(0, options.records, _BATCH)]
-            made.extend(
-                ([f"img-{row}" for row in range(options.records)[part]], vectors[part], metadata[part])
-                for part in parts
+    """Draw, index, ask, and write the page."""
+    if options.vectors or (options.records, options.dim, options.file) != (None, None, None):
+        if options.folder is not None:
+            options.parser.error(
+                "a FOLDER of pictures does not go with --vectors, --records, --dim and --file"
             )
-        build = clock.read()
-        with vecstore.open(path, mode="r") as collection:
-            found = _measured(collection, vectors, metadata, queries)
-        size = os.path.getsize(path)
+        return demo_vectors.demo(options)
+    from vecstore import embed
+
+    if options.folder is not None and not os.path.isdir(options.folder):
+        raise CommandError(f"{options.folder} is no folder")
+    os.makedirs(options.out, exist_ok=True)
+    clock = Clock()
+    folder = options.folder or _drawn(options.out, options.count)
+    drawing = clock.read()
+    file = os.path.join(options.out, "demo.vec" if options.folder is None else f"{_name(options.folder)}.vec")
+    page = os.path.splitext(file)[0] + ".html"
+    report = _indexed(folder, file)
+    indexing = clock.read()
+    if report.found - report.failed < 2:
+        raise CommandError(
+            f"{folder} holds fewer than two pictures that can be read: there is nothing to ask for"
+        )
+    with vecstore.open(file, mode="r") as collection:
+        asked, hits, measured = _asked(collection, options)
+    clock.read()
+    words = f"Like {printable(os.path.basename(asked))}"
+    gallery.write_hits(page, file, [gallery.asked_card(asked)], words, hits)
     document = {
-        "records": options.records,
-        "dim": options.dim,
-        "metric": "cosine",
-        "file": options.file,
-        "build_seconds": build,
-        "records_per_second": options.records / build,
-        "file_bytes": size,
-        "file_bytes_over_vector_bytes": size / vectors.nbytes,
-        **{key: value for key, value in found.items() if key != "answer"},
+        "pictures": report.found,
+        "drawn_seconds": None if options.folder else drawing,
+        "indexed": report.added + report.changed + report.moved,
+        "failed": report.failed,
+        "index_seconds": indexing,
+        "pictures_per_second": report.rate,
+        "model": embed.load("classic").name,
+        "asked": asked,
+        "answers": [{"path": str(hit.id), "distance": hit.distance} for hit in hits],
+        **measured,
+        "page_seconds": clock.read(),
+        "folder": folder,
+        "file": file,
+        "page": os.path.abspath(page),
     }
-    emit(options, document, _lines(document, found["answer"]))
-    if not document["answers_match_numpy"]:
-        raise CommandError("an answer differs from NumPy's: please report this, with the output above")
+    emit(options, document, _lines(document))
     return 0
 
 
-@contextlib.contextmanager
-def _place(file: str | None) -> Iterator[str]:
-    if file is not None:
-        yield file
-        return
-    with tempfile.TemporaryDirectory(prefix="vecstore-demo-") as folder:
-        yield os.path.join(folder, "demo.vec")
+def _name(folder: str) -> str:
+    return os.path.basename(os.path.abspath(folder)) or "pictures"
 
 
-def _generated(
-    records: int, dim: int
-) -> tuple[NDArray[np.float32], list[dict[str, Any]], NDArray[np.float32]]:
-    """Clusters of unequal size, as embeddings of photos form them, and queries from the same clusters."""
-    random = np.random.default_rng(_SEED)
-    centres = random.standard_normal((max(1, min(1000, records // 50)), dim), dtype=np.float32)
-    weights = random.gamma(1.0, size=len(centres)) + 0.05
-    member = random.choice(len(centres), size=records + _QUERIES, p=weights / weights.sum())
-    points = random.standard_normal((records + _QUERIES, dim), dtype=np.float32)
-    points *= np.float32(0.5)
-    for start in range(0, len(points), _BATCH):
-        points[start : start + _BATCH] += centres[member[start : start + _BATCH]]
-    years = random.integers(2000, 2026, records).tolist()
-    tags = random.integers(0, len(_TAGS), (records, 2)).tolist()
-    metadata = [
-        {"year": year, "tags": [_TAGS[one], _TAGS[other]]}
-        for year, (one, other) in zip(years, tags, strict=True)
-    ]
-    return points[:records], metadata, points[records:]
+def _drawn(out: str, count: int) -> str:
+    """The drawn pictures: those that are missing, so that a second run has nothing to draw."""
+    try:
+        from PIL import Image  # noqa: F401
+    except ImportError:
+        raise CommandError(
+            "pictures need Pillow: pip install 'vecstore-db[images]' (vecstore demo --vectors does without)"
+        ) from None
+    from vecstore.cli.drawn import KINDS, picture
 
-
-def _measured(
-    collection: vecstore.Collection,
-    vectors: NDArray[np.float32],
-    metadata: list[dict[str, Any]],
-    queries: NDArray[np.float32],
-) -> dict[str, Any]:
-    clock = Clock()
-    answer = collection.search(queries[0], _K)
-    first = clock.read()
-    single = [_timed(clock, lambda row=row: collection.search(row, _K)) for row in queries[:_CHECKED]]
-    filtered_first = _timed(clock, lambda: collection.search(queries[0], _K, where=_WHERE))[0]
-    filtered = [
-        _timed(clock, lambda row=row: collection.search(row, _K, where=_WHERE)) for row in queries[:_CHECKED]
-    ]
-    collection.search(queries[:8], _K)
-    seconds, batch = _timed(clock, lambda: collection.search(queries, _K))
-    chosen = np.array([item["year"] >= 2020 and "beach" in item["tags"] for item in metadata])
-    truth, truth_filtered = _truth(vectors, queries[:_CHECKED], chosen)
-    right = all(map(_same, collection.search(queries[:_CHECKED], _K, exact=True), truth)) and all(
-        map(_same, (hits for _, hits in filtered), truth_filtered)
-    )
-    found = [_share(hits, true) for hits, true in zip(batch[:_CHECKED], truth, strict=True)]
-    return {
-        "k": _K,
-        "first_query_seconds": first,
-        "query_seconds": float(np.median([passed for passed, _ in single])),
-        "batch_queries": len(queries),
-        "batch_queries_per_second": len(queries) / seconds,
-        "where": _WHERE,
-        "where_matches": int(chosen.sum()),
-        "first_filtered_query_seconds": filtered_first,
-        "filtered_query_seconds": float(np.median([passed for passed, _ in filtered])),
-        "graph_nodes": collection.stats()["nodes"],
-        "recall": float(np.mean(found)),
-        "answers_checked": 2 * len(truth),
-        "answers_match_numpy": right,
-        "answer": answer,
+    folder = os.path.join(out, "pictures")
+    for kind in KINDS:
+        os.makedirs(os.path.join(folder, kind), exist_ok=True)
+    wanted = {
+        os.path.join(folder, kind, f"{kind}-{number:02}.jpg"): (kind, number)
+        for kind in KINDS
+        for number in range(count)
     }
+    wanted[os.path.join(out, f"{_ASKED[0]}.jpg")] = _ASKED
+    for path, (kind, number) in wanted.items():
+        if not os.path.exists(path):
+            # A picture is there whole or not at all.
+            picture(kind, number).save(f"{path}.part", "JPEG", quality=90)
+            os.replace(f"{path}.part", path)
+    return folder
 
 
-def _timed(clock: Clock, call: Any) -> tuple[float, Any]:
-    clock.read()
-    found = call()
-    return clock.read(), found
+def _indexed(folder: str, file: str) -> Any:
+    from vecstore import embed
+
+    try:
+        return embed.index_folder(folder, file, prune=True)
+    except embed.ModelError:
+        # Another version's demo: the file is ours, and its pictures are still there.
+        os.remove(file)
+        return embed.index_folder(folder, file)
 
 
-def _truth(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], chosen: NDArray[np.bool_]
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """The k least cosine distances of each query, of all records and of the chosen ones, by NumPy in float64."""
-    exact = queries.astype(np.float64)
-    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-    distances = np.empty((len(queries), len(vectors)))
-    for start in range(0, len(vectors), _BATCH):
-        part = vectors[start : start + _BATCH].astype(np.float64)
-        part /= np.linalg.norm(part, axis=1, keepdims=True)
-        distances[:, start : start + _BATCH] = 1 - exact @ part.T
-    return [np.sort(row)[:_K] for row in distances], [np.sort(row[chosen])[:_K] for row in distances]
+def _asked(
+    collection: vecstore.Collection, options: argparse.Namespace
+) -> tuple[str, vecstore.Hits, dict[str, Any]]:
+    """What is asked for, its answers, and how fast and how right all answers are."""
+    from vecstore import embed
+
+    if options.folder is None:
+        asked = os.path.join(options.out, f"{_ASKED[0]}.jpg")
+        question: dict[str, Any] = {"image": asked}
+    else:
+        ids = sorted(str(record.id) for record in collection.scan(vectors=False))
+        asked = ids[len(ids) // 2]
+        question = {"id": asked}
+    clock = Clock()
+    hits = embed.search(collection, k=_SHOWN, **question)
+    first = clock.read()
+    stored = np.stack([np.asarray(record.vector) for record in collection.scan()][:32])
+    times = []
+    for row in stored:
+        clock.read()
+        collection.search(row, _SHOWN)
+        times.append(clock.read())
+    measured: dict[str, Any] = {"first_question_seconds": first, "search_seconds": float(np.median(times))}
+    if options.folder is None:
+        measured["right_kind"] = sum(hit.metadata["folder"] == _ASKED[0] for hit in hits)
+        measured["hit_at_1"] = embed.evaluate(collection, k=[1], sample=480).embedder["hit@1"].value
+        measured["copy_found"], measured["copy_distance"] = _copy(collection, options.out)
+    return asked, hits, measured
 
 
-def _same(hits: vecstore.Hits, truth: NDArray[np.float64]) -> bool:
-    return len(hits) == len(truth) and bool(np.allclose(hits.distances, truth, rtol=0, atol=1e-6))
+def _copy(collection: vecstore.Collection, out: str) -> tuple[bool, float]:
+    """Whether a mirrored, cut, small copy in low quality leads back to its picture."""
+    import io
 
+    from PIL import Image
 
-def _share(hits: vecstore.Hits, truth: NDArray[np.float64]) -> float:
-    """Of the true neighbours, how many are among the hits: those that are as near as the farthest of them."""
-    return float(np.mean(hits.distances <= truth[-1] + 1e-6)) if len(truth) else 1.0
+    from vecstore import embed
 
-
-def _lines(found: dict[str, Any], answer: vecstore.Hits) -> Iterator[str]:
-    yield f"{plural(found['records'])} of {found['dim']} numbers, metric cosine" + (
-        f", kept in {found['file']}" if found["file"] else ""
+    path = os.path.abspath(
+        os.path.join(out, "pictures", "houses", f"houses-{min(_COPIED, len(collection) // 12 - 1):02}.jpg")
     )
-    yield ""
-    yield "The nearest to the first query:"
-    yield from (f"  {hit.distance:.4f}  {hit.id:<12} {hit.metadata}" for hit in answer[:3])
-    yield ""
-    yield from pairs(
-        [
-            ("written and linked, each commit durable", f"{found['records_per_second']:,.0f} records/s"),
-            ("first query, kernels loaded or compiled", duration(found["first_query_seconds"])),
-            (f"a query, k={found['k']} (median)", duration(found["query_seconds"])),
+    with Image.open(path) as image:
+        wide, tall = image.size
+        cut = image.crop((wide // 20, tall // 20, wide - wide // 20, tall - tall // 20)).transpose(
+            Image.Transpose.FLIP_LEFT_RIGHT
+        )
+    written = io.BytesIO()
+    cut.resize((120, 90)).save(written, "JPEG", quality=15)
+    [hit] = embed.search(collection, image=written.getvalue(), k=1)
+    return hit.id == path, hit.distance
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"{plural(found['pictures'], 'picture')} in {found['folder']}, indexed in {found['file']}", ""]
+    lines.append(f"Asked for {printable(found['asked'])}; the nearest:")
+    lines += [
+        f"  {answer['distance']:.4f}  {printable(os.path.relpath(answer['path']))}"
+        for answer in found["answers"][:5]
+    ]
+    lines.append("")
+    rows = []
+    if found["drawn_seconds"] is not None and found["indexed"]:
+        rows.append(("drawn", duration(found["drawn_seconds"])))
+    if found["indexed"]:
+        rows.append(
             (
-                f"with a filter that {found['where_matches']:,} match",
-                duration(found["filtered_query_seconds"]),
-            ),
-            (f"a batch of {found['batch_queries']}", f"{found['batch_queries_per_second']:,.0f} queries/s"),
+                "indexed",
+                f"{found['indexed']:,} in {duration(found['index_seconds'])}, without torch or weights",
+            )
+        )
+    else:
+        rows.append(("looked through, nothing is new", duration(found["index_seconds"])))
+    if found["failed"]:
+        rows.append(("could not be read", f"{found['failed']:,}: vecstore errors {found['file']}"))
+    rows += [
+        ("the first question, picture read and kernels loaded", duration(found["first_question_seconds"])),
+        ("a search", duration(found["search_seconds"])),
+    ]
+    if "right_kind" in found:
+        rows += [
+            ("answers of the kind that was asked for", f"{found['right_kind']} of {len(found['answers'])}"),
+            ("the nearest is of the same kind, over all pictures", f"{found['hit_at_1']:.1%}"),
             (
-                "searched by",
-                f"a graph, of the true neighbours it found {found['recall']:.1%}"
-                if found["graph_nodes"]
-                else "scanning all of it, which is exact",
-            ),
-            (
-                "file",
-                f"{megabytes(found['file_bytes'])}, {found['file_bytes_over_vector_bytes']:.2f} × the raw vectors",
-            ),
-            (
-                f"{found['answers_checked']} exact answers against NumPy",
-                "all equal" if found["answers_match_numpy"] else "NOT EQUAL",
+                "a mirrored, cut, small, poor copy leads to its picture",
+                "yes" if found["copy_found"] else "no",
             ),
         ]
-    )
+    lines += pairs(rows)
+    asked = printable(found["asked"])
+    return [
+        *lines,
+        "",
+        f"Look at it:   {found['page']}",
+        f"Ask yourself: vecstore search {found['file']} {asked} --show",
+        f"              vecstore dedupe {found['file']} --html copies.html",
+    ]

@@ -57,6 +57,8 @@ class Journal:
         self.path = path
         self.model: dict[str, int] = {}
         self.open: list[Any] | None = None
+        # The last number that was given to a record, which may be gone by now.
+        self.last = 0
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 state, *call = json.loads(line)
@@ -64,6 +66,7 @@ class Journal:
                 continue
             if state == "begin":
                 self.open = call
+                self.last = max([self.last, *(int(id_.rsplit(":")[-1]) for id_ in call[1])])
             else:
                 if state == "done":
                     self.apply(call)
@@ -109,7 +112,7 @@ def mutate(folder: Path, name: str, seed: int) -> None:
     journal = Journal(folder / f"{name}.journal")
     with vecstore.open(folder / "soak.vec", threads=1, timeout=120) as collection:
         report(folder, "wrong", *settle(collection, journal, name))
-        number = max((int(id_.rsplit(":")[-1]) for id_ in journal.model), default=seed * 10_000_000)
+        number = journal.last or seed * 10_000_000
         while True:
             known = list(journal.model)
             draw = pick.random()

@@ -33,7 +33,10 @@ class CpuTarget:
         return self.vector_floats * self.tile_vectors
 
 
-_CPU = ("beam", "checksum", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "prune", "scan", "select", "tile")
+_CPU = (
+    "beam", "checksum", "chosen", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "prune", "scan",
+    "select", "tile",
+)  # fmt: skip
 
 
 @functools.cache

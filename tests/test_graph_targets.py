@@ -39,7 +39,7 @@ centres = random.integers(-40, 40, (20, 24))
 data, queries = (centres[random.integers(0, 20, n)] + random.integers(-9, 10, (n, 24)) for n in (1500, 50))
 told = {"target": str(dispatch.cpu_target())}
 with tempfile.TemporaryDirectory() as folder, vecstore.open(folder + "/c.vec", dim=24, metric="l2") as c:
-    c.add(np.arange(1500), data)
+    c.add(np.arange(1500), data, [{"n": n} for n in range(1500)])
     with c._view() as blocks:
         slots = graph.graph_slots(blocks)
         # Which vectors are sampled goes by the file's own seed; which leaders there are does not matter here.
@@ -48,6 +48,7 @@ with tempfile.TemporaryDirectory() as folder, vecstore.open(folder + "/c.vec", d
     assert c.explain(queries[0], k=10, search_list=500)["plan"] == "graph"
     told["distances"] = found.distances.tolist()
     told["missed"] = int((found.distances > truth.distances).sum())
+    told["of those chosen"] = c.search(queries, k=10, search_list=500, where={"n": {"$lt": 1400}}).distances.tolist()
     told["walked"] = float((c.search(queries, k=10).distances <= truth.distances[:, -1:]).mean())
 from concurrent.futures import ThreadPoolExecutor
 from vecstore.index.build import Plan, build
@@ -80,6 +81,8 @@ kernels = {
     "walk of bits": cpu.beam.search("binary"),
     "walk for one": cpu.beam.search_one("float32"),
     "walk for one of bits": cpu.beam.search_one("binary"),
+    "walk for the chosen": cpu.chosen.walk("float32"),
+    "scan of the chosen": cpu.chosen.scan("float32"),
     "nearest": cpu.gram.nearest(),
     "leaf": cpu.leaf.leaf_edges(),
     "collect": cpu.prune.collect(),

@@ -30,6 +30,7 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
+from vecstore.filtered import Filtered
 from vecstore.graph import Graph
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers
@@ -80,7 +81,7 @@ class Collection(Asking):
         self._closed = False
         self._fields = Fields()
         self._graph = Graph(threads, memory, codec)
-        self._planner = Planner(self._graph, self._fields)
+        self._planner = Planner(self._graph, Filtered(self._fields, memory))
         # Where the last snapshot was taken: the next search may do without one.
         self._opened: Opened | None = None
         self._session: Session | None = None
@@ -487,7 +488,7 @@ class Collection(Asking):
         ``id`` asks for records like a stored one, itself left out. ``where`` restricts to matching records.
         A large collection is searched through its graph, which finds a share of the true neighbours:
         ``recall`` says what share to aim at (0.95), ``search_list`` how many candidates to follow instead,
-        ``exact`` compares every record. Small ones, and filters, are always compared record by record.
+        ``exact`` compares every record. Small ones are always compared record by record.
 
         ``group_by`` names a field: of each of the k groups that come nearest, the best ``group_size`` records are hits;
         records without the field are in no group. ``diversity`` from 0 to 1 prefers hits that are unlike the hits before
@@ -507,16 +508,16 @@ class Collection(Asking):
         own: Numbers | None = None
         queries: NDArray[Any] | None = None
         single = True
-        if id is None and not self._plain(query):
+        filter_ = None if where is None else parse(where)
+        if id is None and (filter_ is not None or not self._plain(query)):
             queries, single = inputs.check_queries(query, self._settings)
         varied = group_by is not None or diversity is not None
-        plain = limit is not None and where is None and radius is None and not exact and not varied
+        plain = limit is not None and radius is None and not exact and not varied
         if id is None and single and limit is not None and plain:
             vector = query if queries is None else np.require(queries[0], requirements=("C", "A"))
-            hits = self._glance(vector, limit, recall, search_list)
+            hits = self._glance(vector, Asked(limit, None, filter_, recall, search_list, False, workers))
             if hits is not None:
                 return hits
-        filter_ = None if where is None else parse(where)
         with self._view() as blocks:
             if id is not None:
                 single = inputs.is_single(id)
@@ -544,9 +545,7 @@ class Collection(Asking):
             and self._settings.dtype != "binary"
         )
 
-    def _glance(
-        self, query: NDArray[Any], k: int, recall: float | None, search_list: int | None
-    ) -> Hits | None:
+    def _glance(self, query: NDArray[Any], asked: Asked) -> Hits | None:
         """What most searches are: a walk for one vector, which takes little longer than beginning a snapshot would.
 
         None where there is more to it, or a commit came between. A snapshot answers then, and says what is wrong.
@@ -556,7 +555,7 @@ class Collection(Asking):
         if opened is None or state is None:
             return None
         with contextlib.suppress(VecstoreError):
-            found = self._planner.answer_one(state, query, k, recall, search_list)
+            found = self._planner.answer_one(state, query, asked)
             hits = None if found is None else answers.hits_of_one(state, found, cold=self._planner.cold(state))
             if opened.newest_is(state.meta.transaction):
                 return hits

@@ -65,6 +65,8 @@ class Ready:
     live: float
     # Which checks its tables note what they found in: a whole verification begins anew.
     checked: object
+    # The same for all states of a graph until it is built anew.
+    stamp: int
 
 
 class Graph:
@@ -113,7 +115,7 @@ class Graph:
         if few.size * header.settings.dim > _NUMBERS_IN_WALKS:
             few, many = few[:0], (live_mask(blocks) > mask).astype(np.uint8)
         live = float(np.count_nonzero(mask) / header.graph.nodes)
-        blocks.cache["graph"] = found = Ready(walker, mask, few, many, live, blocks.checked)
+        blocks.cache["graph"] = found = Ready(walker, mask, few, many, live, blocks.checked, header.graph.stamp)
         return found
 
     @staticmethod
@@ -126,7 +128,7 @@ class Graph:
         threads: int,
     ) -> tuple[list[Found], Effort]:
         """The k nearest of each query, pending records included; and what it took."""
-        with _explained(blocks):
+        with explained(blocks):
             slots, distances, sizes, effort = ready.walker.search(
                 queries, k, reach, ready.mask, threads, exact.executor, others=ready.few
             )
@@ -149,7 +151,7 @@ class Graph:
             return 1.0
         reach = ready.walker.reach
         measured = _Sample.of(blocks, ready.walker, ready.mask, sample, k, self._threads)
-        with _explained(blocks):
+        with explained(blocks):
             return measured.recall(k, reach(k, None, None), reach(k + 1, None, None))
 
     def drift(self, blocks: Blocks) -> float | None:
@@ -198,7 +200,7 @@ class Graph:
         ready = self.ready(session.base)
         if ready is None:
             return False
-        with _explained(session.base):
+        with explained(session.base):
             if not _uncalibrated(graph):
                 return upkeep.tend(session, ready.walker, ready.mask, self._threads)
             calibration = self._calibration(session.base, ready.walker, ready.mask)
@@ -432,7 +434,7 @@ def merged(mine: Found, other: Found, k: int) -> Found:
 
 
 @contextlib.contextmanager
-def _explained(blocks: Blocks) -> Iterator[None]:
+def explained(blocks: Blocks) -> Iterator[None]:
     """Walks in here that give up at a damaged block end in an error that names it."""
     try:
         yield

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import LEAST_LIVE, MOST_WALKED
+from vecstore.filtered import Filtered
 from vecstore.graph import Graph, Ready, merged
 from vecstore.index.single import Single
 from vecstore.index.walk import Effort
 from vecstore.query import exact
-from vecstore.query.fields import Fields
 from vecstore.query.where import Where
 from vecstore.storage.state import Blocks, Numbers, State
 
@@ -37,18 +37,18 @@ class Asked:
 class Planner:
     """Chooses between walking and scanning, for one collection."""
 
-    def __init__(self, graph: Graph, fields: Fields) -> None:
+    def __init__(self, graph: Graph, filtered: Filtered) -> None:
         self._graph = graph
-        self._fields = fields
+        self._filtered = filtered
 
     def _ready(self, blocks: Blocks, asked: Asked) -> Ready | None:
         """The graph to walk for this search; None where it is scanned.
 
-        A scan is exact, and so are answers within a radius; a filter leaves few enough to be compared one by
-        one. A walk for a good part of all records would be none, and one that misses its target is no answer;
-        where most nodes are of records that are gone, the few that are left are soon compared.
+        A scan is exact, and so are answers within a radius. A walk for a good part of all records would be none,
+        and one that misses its target is no answer; where most nodes are of records that are gone, the few that are
+        left are soon compared.
         """
-        if asked.exact or asked.k is None or asked.radius is not None or asked.where is not None:
+        if asked.exact or asked.k is None or asked.radius is not None:
             return None
         if asked.k > min(MOST_WALKED, blocks.header.records // 10):
             return None
@@ -69,9 +69,7 @@ class Planner:
         ready = blocks.cache.get("graph")
         return isinstance(ready, Ready) and ready.walker.watch.cold
 
-    def answer_one(
-        self, state: State, query: NDArray[Any], k: int, recall: float | None, search_list: int | None
-    ) -> exact.Found | None:
+    def answer_one(self, state: State, query: NDArray[Any], asked: Asked) -> exact.Found | None:
         """As ``answer``, for a single vector; None where ``answer`` must be asked.
 
         The query is contiguous and aligned, of float32 or of packed bits.
@@ -79,17 +77,21 @@ class Planner:
         ready = state.cache.get("graph")
         if not isinstance(ready, Ready) or ready.checked is not state.checked:
             return None
-        singles, asked = ready.walker.singles, (k, recall, search_list)
-        if asked not in singles:
+        assert asked.k is not None
+        if asked.where is not None:
+            way = asked.k, asked.recall, asked.search_list
+            return self._filtered.nearest_one(state, ready, asked.where, query, way, asked.threads)
+        singles, way = ready.walker.singles, (asked.k, asked.recall, asked.search_list)
+        if way not in singles:
             if len(singles) >= _MOST_WAYS:
                 singles.clear()
-            singles[asked] = self._single(state, Asked(k, recall=recall, search_list=search_list))
-        single = singles.get(asked)
-        found = None if single is None else single.search(query)
-        if found is None or ready.many is None:
-            return found
-        [others] = exact.nearest(state, query[None], k, ready.many, 1)
-        return merged(found, others, k)
+            singles[way] = self._single(state, asked)
+        single = singles.get(way)
+        answer = None if single is None else single.search(query)
+        if answer is None or ready.many is None:
+            return answer
+        [others] = exact.nearest(state, query[None], asked.k, ready.many, 1)
+        return merged(answer, others, asked.k)
 
     def _single(self, state: State, asked: Asked) -> Single | None:
         """What walks for one vector at a time; None where it is scanned."""
@@ -106,7 +108,15 @@ class Planner:
         """The answers, without each query's own slot; and what a walk took."""
         ready = self._ready(blocks, asked)
         k, effort = asked.k, None
-        if ready is not None:
+        if ready is not None and asked.where is not None:
+            assert k is not None
+            assert isinstance(blocks, State)
+            chosen = self._filtered.chosen(blocks, ready, asked.where)
+            wanted = k + (own is not None)
+            found, effort = self._filtered.nearest(
+                blocks, ready, chosen, queries, wanted, asked.recall, asked.search_list, asked.threads
+            )
+        elif ready is not None:
             assert k is not None
             wanted = k + (own is not None)
             reach = ready.walker.reach(wanted, asked.recall, asked.search_list)
@@ -134,6 +144,5 @@ class Planner:
         return exact.candidates(blocks, None if asked.where is None else self.matching(blocks, asked.where))
 
     def matching(self, blocks: Blocks, where: Where) -> NDArray[np.bool_]:
-        if where.everything:
-            return np.ones(blocks.header.slots, dtype=bool)
-        return self._fields.matching(blocks, where)
+        """Which slots match; dead ones may."""
+        return self._filtered.matching(blocks, where)

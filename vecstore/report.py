@@ -94,8 +94,12 @@ def plan(
     candidates = int(np.count_nonzero(mask))
     if effort is not None:
         pending = int(pending_slots(blocks).size)
-        return {
-            "plan": "graph",
+        filtered: dict[str, Any] = {}
+        if effort.predicted is not None:
+            walk, codes = effort.predicted
+            filtered = {"codes_scanned_for": effort.scanned, "predicted": {"graph": walk, "codes": codes}}
+        return filtered | {
+            "plan": "codes" if effort.scanned == queries and effort.predicted is not None else "graph",
             "exact": False,
             "queries": queries,
             "candidates": candidates,

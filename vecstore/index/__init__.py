@@ -1,1 +1,1 @@
-"""The place of the graph; until it is here, ``vecstore.query`` scans, and every answer is exact."""
+"""The graph over arrays: built, linked, walked, coded and calibrated. It knows blocks by a protocol, and no storage."""

@@ -128,6 +128,11 @@ class Calibration:
 
     curves: tuple[Curve, ...]
 
+    @property
+    def most(self) -> int:
+        """The largest number of answers that was measured for."""
+        return self.curves[-1].k
+
     def reach(self, k: int, recall: float | None) -> Reach:
         target = DEFAULT_RECALL if recall is None else recall
         target += _MARGIN * (1.0 - target)

@@ -76,6 +76,12 @@ class DamageFound(Exception):  # noqa: N818 – the layer above makes a Corrupti
         self.graph, self.number, self.foreign = graph, number, foreign
 
 
+def damage(status: int, number: int) -> DamageFound:
+    """What a kernel says that it met: the number of a block of the graph, or -1 - that of a block of vectors."""
+    foreign = status == dispatch.cpu().beam.FOREIGN
+    return DamageFound(graph=number >= 0, number=number if number >= 0 else -1 - number, foreign=foreign)
+
+
 @dataclass(frozen=True)
 class Resident:
     """What of one snapshot's graph is kept in memory."""
@@ -110,6 +116,10 @@ class Effort:
     scores: int
     reranked: int
     lost: Numbers = field(default_factory=lambda: _NONE, compare=False)
+    # Of a search with a filter: how many queries were answered by the codes of all that it chose, and the seconds
+    # that a walk for one query was thought to take, and scanning the codes.
+    scanned: int = 0
+    predicted: tuple[float, float] | None = None
 
     def __add__(self, other: Effort) -> Effort:
         return Effort(self.hops + other.hops, self.scores + other.scores, self.reranked + other.reranked)
@@ -326,11 +336,7 @@ class Walker:
             )
             watch.look()
             if status:
-                number = int(counters[3])
-                place = number if number >= 0 else -1 - number
-                raise DamageFound(
-                    graph=number >= 0, number=place, foreign=status == dispatch.cpu().beam.FOREIGN
-                )
+                raise damage(status, int(counters[3]))
             done = few.stop
         hops, scores, _, _ = counters.tolist()
         return Effort(hops, scores, len(job.queries) * reach.reranked)

@@ -107,8 +107,7 @@ def layout(pictures: Pictures) -> Floats:
     """
     n = len(pictures)
     light = _shrunk(luma(pictures)[..., None], 8).reshape(n, -1)
-    colour = pictures.astype(np.float32) / np.float32(255)
-    red, green, blue = colour[..., 0], colour[..., 1], colour[..., 2]
+    red, green, blue = _planes(pictures)
     opponents = np.stack((red - green, (red + green) / 2 - blue), axis=3).astype(np.float32)
     tint = _shrunk(opponents, 4).reshape(n, -1)
     light -= light.mean(axis=1, keepdims=True)
@@ -121,18 +120,21 @@ def _shrunk(planes: Floats, side: int) -> Floats:
     return np.asarray(planes.reshape(n, side, step, side, step, channels).mean(axis=(2, 4)), np.float32)
 
 
+def _planes(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
+    """Red, green and blue from 0 to 1, each in one piece of memory: that is three times as quick to compute with."""
+    red, green, blue = pictures.transpose(3, 0, 1, 2).astype(np.float32, order="C") / np.float32(255)
+    return red, green, blue
+
+
 def _hsv(pictures: Pictures) -> tuple[Floats, Floats, Floats]:
     """Hue, chroma and value, each from 0 to 1."""
-    colour = pictures.astype(np.float32) / np.float32(255)
-    red, green, blue = colour[..., 0], colour[..., 1], colour[..., 2]
-    value = colour.max(axis=3)
-    chroma = value - colour.min(axis=3)
-    some = np.where(chroma > 0, chroma, np.float32(1))
-    hue = np.where(
-        value == red,
-        (green - blue) / some % 6,
-        np.where(value == green, (blue - red) / some + 2, (red - green) / some + 4),
-    )
+    red, green, blue = _planes(pictures)
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    is_red, is_green = value == red, value == green
+    hue = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
+    np.divide(hue, chroma, out=hue, where=chroma > 0)
+    hue += np.where(is_red, np.where(hue < 0, np.float32(6), np.float32(0)), np.where(is_green, np.float32(2), np.float32(4)))
     return (hue / np.float32(6)).astype(np.float32), chroma, value
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import vecstore
 
 from .asking import agreed_model
-from .decode import MAX_PIXELS, decode, read_file
-from .errors import ImageError
-from .exif import described
+from .decode import MAX_PIXELS
+from .errors import ImageError, shown
 from .files import Found, as_id, pictures
-from .hashes import hashes_of
 from .ledger import Ledger
 from .model import Model
+from .progress import Line
+from .reading import Failed, Read, Reader
 from .registry import load
 
 # A commit costs milliseconds and a kill loses what came after the last: about a second's work is between two.
@@ -60,17 +57,6 @@ class Report:
         return max(self.seconds, key=lambda stage: self.seconds[stage], default=None)
 
 
-@dataclass
-class _Read:
-    """What the threads made of a file: prepared pixels, or none where its content is known already."""
-
-    file: Found
-    content: str
-    metadata: dict[str, Any]
-    prepared: Any
-    seconds: tuple[float, float]
-
-
 def index_folder(
     folder: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -80,13 +66,20 @@ def index_folder(
     retry: bool = False,
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int, int], None] | None = None,
+    thumbnails: bool = False,
+    progress: bool | Callable[[int, int], None] | None = None,
 ) -> Report:
     """Every picture below a folder becomes a record: its whole path is the id, its file's facts are the metadata.
 
+    The facts: ``path`` below the folder, ``folder`` (the last one, often a class), ``width``, ``height``, ``size``,
+    and what the camera wrote: ``time``, ``camera``, ``gps``. With ``thumbnails``, a small JPEG of each lies in its
+    record too, for pages that must not need the files.
+
     A second run reads what is new or has another size or time. A file that moved keeps its vector. With
     ``prune``, records of files that are gone are deleted; with ``retry``, files that failed are tried again although
-    they look the same. ``progress`` is called with how many files are done, and how many there are.
+    they look the same. Every some hundred files are one transaction, and a run that was stopped goes on behind the
+    last. With ``progress=True`` a line in the terminal tells how far it is; a function is called with how many files
+    are done, and how many there are.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -103,18 +96,33 @@ def index_folder(
     dim = None if os.path.exists(path) else made.dim
     with vecstore.open(path, dim=dim) as collection:
         agreed_model(collection, made)
-        run = _Run(collection, root, made, Ledger(path), max_pixels)
-        return run.over(prune, retry, threads or os.cpu_count() or 1, progress)
+        run = _Run(
+            collection,
+            root,
+            made,
+            Ledger(path),
+            max_pixels=max_pixels,
+            threads=threads or os.cpu_count() or 1,
+            thumbnails=thumbnails,
+        )
+        return run.over(prune=prune, retry=retry, progress=progress)
 
 
 class _Run:
     """One pass over a folder. The known rows are held as a few numbers each, pictures a window at a time."""
 
     def __init__(
-        self, collection: vecstore.Collection, root: str, model: Model, ledger: Ledger, max_pixels: int
+        self,
+        collection: vecstore.Collection,
+        root: str,
+        model: Model,
+        ledger: Ledger,
+        *,
+        max_pixels: int,
+        threads: int,
+        thumbnails: bool,
     ) -> None:
-        self.collection, self.root, self.model = collection, root, model
-        self.ledger, self.max_pixels = ledger, max_pixels
+        self.collection, self.root, self.model, self.ledger = collection, root, model, ledger
         self.report = Report(seconds=dict.fromkeys(("list", "read", "decode", "embed", "commit"), 0.0))
         self.known: dict[str, tuple[int, int]] = {}
         self.owner: dict[str, str] = {}
@@ -123,26 +131,49 @@ class _Run:
             self.known[str(record.id)] = row["size"], row["mtime_ns"]
             self.owner[row["content"]] = str(record.id)
         self.bad = ledger.unchanged()
+        self.reader = Reader(model, self.owner, max_pixels, threads, thumbnails)
 
-    def over(
-        self, prune: bool, retry: bool, threads: int, progress: Callable[[int, int], None] | None
-    ) -> Report:
+    def over(self, *, prune: bool, retry: bool, progress: bool | Callable[[int, int], None] | None) -> Report:
         start = time.perf_counter()
         files = list(pictures(self.root))
         self.listed = {file.id for file in files}
         fresh = [file for file in files if not self._is_known(file, retry)]
         report = self.report
         report.found, report.seconds["list"] = len(files), time.perf_counter() - start
-        done = len(files) - len(fresh)
-        for batch in _batches(self._read_ahead(fresh, threads), BATCH):
-            self._store(batch, threads)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(files))
+        line = Line() if progress is True else None
+        try:
+            if fresh:
+                self._index(fresh, line, progress if callable(progress) else None)
+        finally:
+            if line is not None:
+                line.clear()
         if prune:
             self._prune()
         report.elapsed = time.perf_counter() - start
         return report
+
+    def _index(
+        self, fresh: list[Found], line: Line | None, progress: Callable[[int, int], None] | None
+    ) -> None:
+        total, seconds = self.report.found, self.report.seconds
+        done = total - len(fresh)
+        batch: list[Read | Failed] = []
+        with self.collection.bulk():
+            with contextlib.closing(self.reader.ahead(fresh)) as read:
+                for item in self._embedded(read):
+                    batch.append(item)
+                    if line is not None:
+                        line.show(done + len(batch), total, seconds)
+                    if len(batch) < BATCH and done + len(batch) < total:
+                        continue
+                    self._store(batch)
+                    done += len(batch)
+                    batch = []
+                    if progress is not None:
+                        progress(done, total)
+            start = time.perf_counter()
+        # The graph is linked behind the last batch.
+        seconds["commit"] += time.perf_counter() - start
 
     def _is_known(self, file: Found, retry: bool) -> bool:
         state = file.size, file.mtime_ns
@@ -154,75 +185,60 @@ class _Run:
             return True
         return False
 
-    # -- in threads
+    def _embedded(self, items: Iterable[Read | Failed]) -> Iterator[Read | Failed]:
+        """The same files, as many at once through the model as it likes."""
+        waiting: list[Read] = []
+        for item in items:
+            if isinstance(item, Failed) or item.prepared is None:
+                yield item
+                continue
+            waiting.append(item)
+            if len(waiting) == self.model.batch:
+                yield from self._through_model(waiting)
+                waiting = []
+        if waiting:
+            yield from self._through_model(waiting)
 
-    def _read_ahead(self, files: list[Found], threads: int) -> Iterator[_Read | tuple[Found, str]]:
-        """Files in order, read and decoded by threads, at most a batch ahead: memory stays flat."""
-        with ThreadPoolExecutor(threads) as pool:
-            waiting: deque[Future[_Read | tuple[Found, str]]] = deque()
-            try:
-                for file in files:
-                    waiting.append(pool.submit(self._read, file))
-                    if len(waiting) >= BATCH:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, file: Found, known: bool = True) -> _Read | tuple[Found, str]:
-        try:
-            start = time.perf_counter()
-            data = read_file(file.path)
-            read = time.perf_counter() - start
-            # The processor's own time: waiting for another thread is no work of this one.
-            start = time.thread_time()
-            content = hashlib.sha256(data).hexdigest()
-            if known and content in self.owner:
-                return _Read(file, content, {}, None, (read, time.thread_time() - start))
-            picture = decode(
-                data, enough=self.model.enough, max_pixels=self.max_pixels, name=file.path
-            )
-            prepared = self.model.prepare(picture.rgb)
-            hashed = hashes_of(picture.rgb)
-        except ImageError as error:
-            return file, str(error)
-        metadata = {
-            "width": picture.width,
-            "height": picture.height,
-            **described(picture.exif),
-            "perceptual": f"{hashed.perceptual:016x}",
-            "difference": f"{hashed.difference:016x}",
-            "mirrored_perceptual": f"{hashed.mirrored_perceptual:016x}",
-            "mirrored_difference": f"{hashed.mirrored_difference:016x}",
-            "model": self.model.fingerprint,
-        }
-        return _Read(file, content, metadata, prepared, (read, time.thread_time() - start))
+    def _through_model(self, items: list[Read]) -> Iterator[Read | Failed]:
+        start = time.perf_counter()
+        vectors = self.model.vectors([item.prepared for item in items if item.prepared is not None])
+        self.report.seconds["embed"] += time.perf_counter() - start
+        for item, vector in zip(items, vectors, strict=True):
+            # The pixels are let go here: only vectors wait for the commit.
+            item.prepared, item.vector = None, vector
+            if np.isfinite(vector).all() and vector.any():
+                yield item
+            else:
+                reason = f"{shown(item.file.id)}: the model {self.model.name!r} makes no vector of it"
+                yield Failed(item.file, reason)
 
     # -- one transaction a batch
 
-    def _store(self, batch: list[_Read | tuple[Found, str]], threads: int) -> None:
+    def _store(self, batch: list[Read | Failed]) -> None:
+        seconds = self.report.seconds
         sources = self._sources(batch)
         # A record that had this content may have another by now: then the file is read for its pixels after all.
-        batch = [
-            self._read(item.file, known=False)
-            if isinstance(item, _Read) and item.prepared is None and item.file.id not in sources
-            else item
+        read_again = [
+            self.reader.read(item.file, known=False)
             for item in batch
+            if isinstance(item, Read) and item.vector is None and item.file.id not in sources
         ]
-        read = [item for item in batch if isinstance(item, _Read)]
-        failed = dict(item for item in batch if not isinstance(item, _Read))
-        seconds = self.report.seconds
-        seconds["read"] += sum(item.seconds[0] for item in read) / threads
-        seconds["decode"] += sum(item.seconds[1] for item in read) / threads
+        batch = [
+            item
+            for item in batch
+            if isinstance(item, Failed) or item.vector is not None or item.file.id in sources
+        ]
+        batch += self._embedded(read_again)
+        read = [item for item in batch if isinstance(item, Read)]
+        failed = {item.file: item.reason for item in batch if isinstance(item, Failed)}
+        seconds["read"] += sum(item.seconds[0] for item in read) / self.reader.threads
+        seconds["decode"] += sum(item.seconds[1] for item in read) / self.reader.threads
         start = time.perf_counter()
-        fresh = [item for item in read if item.prepared is not None]
-        vectors = self._vectors(fresh)
-        seconds["embed"] += time.perf_counter() - start
-        start = time.perf_counter()
+        fresh = [item for item in read if item.vector is not None]
         with self.collection.transaction():
-            self._store_known([item for item in read if item.prepared is None], sources)
+            self._store_known([item for item in read if item.vector is None], sources)
             if fresh:
+                vectors = np.stack([item.vector for item in fresh if item.vector is not None])
                 self.collection.upsert([item.file.id for item in fresh], vectors, list(map(self._row, fresh)))
         for item in fresh:
             self._count(item.file.id)
@@ -234,13 +250,7 @@ class _Run:
         self.report.failures.update((file.id, reason) for file, reason in failed.items())
         seconds["commit"] += time.perf_counter() - start
 
-    def _vectors(self, items: list[_Read]) -> NDArray[np.float32]:
-        size = self.model.batch
-        parts = [items[place : place + size] for place in range(0, len(items), size)]
-        found = [self.model.vectors([item.prepared for item in part]) for part in parts]
-        return np.concatenate(found) if found else np.zeros((0, self.model.dim), np.float32)
-
-    def _row(self, item: _Read) -> dict[str, Any]:
+    def _row(self, item: Read) -> dict[str, Any]:
         file = item.file
         within = as_id(os.path.relpath(file.path, self.root))
         return item.metadata | {
@@ -251,9 +261,9 @@ class _Run:
             "content": item.content,
         }
 
-    def _sources(self, batch: list[_Read | tuple[Found, str]]) -> dict[str, vecstore.Record]:
+    def _sources(self, batch: list[Read | Failed]) -> dict[str, vecstore.Record]:
         """The records that have these files' contents, as they are before the batch changes any."""
-        items = [item for item in batch if isinstance(item, _Read) and item.prepared is None]
+        items = [item for item in batch if isinstance(item, Read) and item.vector is None]
         records = self.collection.get([self.owner[item.content] for item in items])
         return {
             item.file.id: record
@@ -261,7 +271,7 @@ class _Run:
             if record is not None and record.metadata.get("content") == item.content
         }
 
-    def _store_known(self, items: list[_Read], sources: dict[str, vecstore.Record]) -> None:
+    def _store_known(self, items: list[Read], sources: dict[str, vecstore.Record]) -> None:
         """Files whose content a record has already: it is their own, or its vector is theirs too."""
         for item in items:
             id_, record = item.file.id, sources[item.file.id]
@@ -294,14 +304,3 @@ class _Run:
             self.report.pruned = self.collection.delete(gone)
         if lost:
             self.ledger.change({}, lost)
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -38,3 +39,16 @@ def encoded(rgb: NDArray[np.uint8], side: int = SIDE) -> bytes:
     written = io.BytesIO()
     image.save(written, "JPEG", quality=82)
     return written.getvalue()
+
+
+def stored(metadata: dict[str, Any]) -> bytes | None:
+    """The small picture that ``index_folder(..., thumbnails=True)`` left in a record, if there is one.
+
+    >>> stored({"thumbnail": "/9g="})
+    b'\\xff\\xd8'
+    """
+    text = metadata.get("thumbnail")
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError:  # Another program's field of this name.
+        return None

@@ -80,6 +80,8 @@ def test_each_call_answers_as_the_collection_itself(path: str, tmp_path: Path) -
         assert (await c.verify()).ok
         assert await c.delete(where={"n": {"$gte": 9}}) == 2
         assert await c.extend(([n], [[n, 1]]) for n in range(20, 23)) == 3
+        async with c.bulk() as many:
+            assert await many.upsert(20, [20, 1]) == 1
         await c.optimize()
         assert await c.compact() >= 0
         await c.backup(tmp_path / "copy.vec")

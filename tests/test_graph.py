@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -240,6 +241,28 @@ def test_many_batches_are_linked_once(tmp_path: Path) -> None:
         stats = c.stats()
         assert stats["nodes"] == 2000
         assert stats["pending"] == 0
+
+
+def test_calls_in_bulk_are_committed_at_once_and_linked_once(tmp_path: Path) -> None:
+    data = clustered(2000)
+    path = tmp_path / "c.vec"
+    with vecstore.open(path, dim=24, metric="l2") as c, vecstore.open(path, mode="r") as reader:
+        with c.bulk():
+            for start in range(0, 2000, 100):
+                c.upsert(np.arange(start, start + 100), data[start : start + 100])
+                assert len(reader) == start + 100
+            c.delete(range(50))
+            assert c.stats().get("nodes", 0) == 0
+            with c.bulk():
+                c.delete(range(50, 100))
+            assert c.stats().get("nodes", 0) == 0
+        assert (c.stats()["nodes"], c.stats()["pending"]) == (1900, 0)
+        with contextlib.suppress(KeyError), c.bulk():
+            c.upsert(range(100), data[:100])
+            raise KeyError
+        assert c.stats()["pending"] == 100
+        c.add(5000, data[0])
+        assert len(c) == 2001
 
 
 def test_an_interrupted_build_loses_nothing_and_is_made_up_for(

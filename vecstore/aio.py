@@ -8,6 +8,7 @@ tasks that were started inside as well; writes of other tasks wait until it ends
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -155,6 +156,19 @@ class AsyncCollection:
             return await self._write(lambda: self._collection.extend(some, progress=progress))
         finally:
             stop.set()
+
+    @contextlib.asynccontextmanager
+    async def bulk(self) -> AsyncIterator[AsyncCollection]:
+        """As ``Collection.bulk``, entered with ``async with``."""
+        inner = self._collection.bulk()
+        inner.__enter__()
+        try:
+            yield self
+        except BaseException as error:
+            # Behind an error nothing is linked, so there is nothing to wait for.
+            inner.__exit__(type(error), error, error.__traceback__)
+            raise
+        await self._write(lambda: inner.__exit__(None, None, None))
 
     def transaction(self) -> AsyncTransaction:
         """As ``Collection.transaction``, entered with ``async with``."""

@@ -238,20 +238,34 @@ class Collection(Asking):
         3
         """
         total = 0
+        with self.bulk(), progress_line(progress) as report:
+            for batch in batches:
+                if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                    raise InvalidArgumentError("a batch must be (ids, vectors) or (ids, vectors, metadata)")
+                total += self.add(*batch)
+                report(total)
+        return total
+
+    @contextlib.contextmanager
+    def bulk(self) -> Iterator[Collection]:
+        """Many calls, each committed by itself as ever; the graph is seen to once, behind the last.
+
+        >>> import vecstore
+        >>> with vecstore.open("bulk.vec", dim=2) as b, b.bulk():
+        ...     b.upsert([1, 2, 3], [[1, 0], [2, 0], [0, 3]])
+        ...     b.delete(2)
+        3
+        1
+        """
+        self._check_open()
         self._link_later += 1
         try:
-            with progress_line(progress) as report:
-                for batch in batches:
-                    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-                        raise InvalidArgumentError("a batch must be (ids, vectors) or (ids, vectors, metadata)")
-                    total += self.add(*batch)
-                    report(total)
+            yield self
         finally:
             self._link_later -= 1
-        if total:
+        if not self._link_later:
             with self._file.writing(self._timeout), contextlib.suppress(VecstoreError, MemoryError):
                 self._link()
-        return total
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Collection]:

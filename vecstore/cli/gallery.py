@@ -37,11 +37,12 @@ def card(id_: str, metadata: dict[str, Any], distance: float | None = None, labe
     """A record on a page."""
     from vecstore.embed.files import path_of
     from vecstore.embed.page import Card
+    from vecstore.embed.thumbnails import stored
 
     path = path_of(id_)
     link = Path(path).as_uri() if os.path.isabs(path) else None
     name = str(metadata.get("path") or os.path.basename(id_) or id_)
-    return Card(name, link, distance, small(id_), tuple(facts(metadata)), label)
+    return Card(name, link, distance, small(id_) or stored(metadata), tuple(facts(metadata)), label)
 
 
 def facts(metadata: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import time
 from typing import Any
 
 from vecstore.cli.output import (
@@ -21,7 +19,7 @@ from vecstore.cli.output import (
 )
 
 # What a picture's record holds for machines.
-HIDDEN = ("model", "content", "perceptual", "difference", "mirrored_perceptual", "mirrored_difference", "mtime_ns")
+HIDDEN = ("thumbnail", "model", "content", "perceptual", "difference", "mirrored_perceptual", "mirrored_difference", "mtime_ns")
 
 _INDEX_EXAMPLE = """vecstore index photos/ photos.vec
 vecstore index photos/ photos.vec --prune --retry
@@ -43,6 +41,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--offline", action="store_true", help="fetch nothing: weights must be there already")
     parser.add_argument("--prune", action="store_true", help="delete records of files that are gone")
     parser.add_argument("--retry", action="store_true", help="try files again that could not be read")
+    parser.add_argument("--thumbnails", action="store_true", help="keep a small picture of each in the collection")
     parser.add_argument("--threads", type=whole(1), help="how many pictures are decoded at once (one a core)")
     parser = add_command(
         commands, "errors", errors, "list the files that could not be read, and why", "vecstore errors photos.vec"
@@ -54,19 +53,16 @@ def index(options: argparse.Namespace) -> int:
     """Index a folder, and say what was done."""
     from vecstore import embed
 
-    line = _Line(sys.stderr)
-    try:
-        report = embed.index_folder(
-            options.folder,
-            options.file,
-            embed.load(options.model, weights=options.weights, offline=options.offline or None),
-            prune=options.prune,
-            retry=options.retry,
-            threads=options.threads,
-            progress=line.show,
-        )
-    finally:
-        line.clear()
+    report = embed.index_folder(
+        options.folder,
+        options.file,
+        embed.load(options.model, weights=options.weights, offline=options.offline or None),
+        prune=options.prune,
+        retry=options.retry,
+        threads=options.threads,
+        thumbnails=options.thumbnails,
+        progress=True,
+    )
     names = ("found", "added", "changed", "moved", "unchanged", "failed", "pruned")
     document = {
         "folder": options.folder,
@@ -119,27 +115,3 @@ def is_picture(text: str) -> bool:
     from vecstore.embed.files import SUFFIXES
 
     return is_address(text) or os.path.splitext(text)[1].lower() in SUFFIXES
-
-
-class _Line:
-    """One line that tells how far a run has come: in a terminal alone."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream if stream.isatty() else None
-        self._start = time.monotonic()
-        self._first: int | None = None
-
-    def show(self, done: int, total: int) -> None:
-        if self._stream is None:
-            return
-        self._first = done if self._first is None else self._first
-        passed = time.monotonic() - self._start
-        rate = done / passed if passed else 0.0
-        left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
-        self._stream.write(f"\r\x1b[K{done:,} of {total:,} pictures, {rate:,.0f} a second{left}")
-        self._stream.flush()
-
-    def clear(self) -> None:
-        if self._stream is not None:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()

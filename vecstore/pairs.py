@@ -5,16 +5,17 @@ Where there is a graph it is walked from each record; else tiles of vectors are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import order
 from vecstore.planner import Asked, Planner
-from vecstore.query import answers
+from vecstore.query import answers, exact
 from vecstore.query.exact import Found
 from vecstore.storage.slots import TEXT, read_slots
 from vecstore.storage.state import Blocks, Numbers
@@ -22,8 +23,12 @@ from vecstore.storage.store import batches, read_stored
 
 # So many records are searched for at once.
 _BATCH = 2_000
-# Pairs are sought with so many neighbours a record at first, then more.
-_WIDTHS = 12, 100, 1_000
+# Pairs are sought with so many neighbours a record at first, then more: most have few, and some have crowds.
+_WIDTHS = 8, 30, 120, 480, 1_500
+
+
+# Of these places in a batch, so many of the nearest others, or all within a radius.
+Nearest: TypeAlias = Callable[[Numbers, int | None, float], list[Found]]
 
 
 class Linked(NamedTuple):
@@ -46,9 +51,17 @@ def neighbours(
 
 def near(planner: Planner, blocks: Blocks, radius: float, asked: Asked) -> Iterator[Linked]:
     """All pairs within the radius, each once: the first of a pair is the record that was written to a lower slot."""
-    slots = np.flatnonzero(planner.candidates(blocks, asked)).astype(np.int64)
+    mask = planner.candidates(blocks, asked)
+    slots = np.flatnonzero(mask).astype(np.int64)
     for part in batches(slots, _BATCH):
-        found = _within(planner, blocks, part, radius, asked)
+        if planner.walks(blocks, replace(asked, k=_WIDTHS[0])):
+            nearest = partial(_walked, planner, blocks, part, asked)
+        else:
+            # Each record is compared with those behind it: the others were compared with it before.
+            mask = mask.copy()
+            mask[: part[0]] = 0
+            nearest = partial(_compared, blocks, part, mask, asked.threads)
+        found = _within(part, radius, nearest)
         sizes = np.array([each[0].size for each in found])
         first = np.repeat(part, sizes)
         second = np.concatenate([each[0] for each in found])
@@ -56,26 +69,56 @@ def near(planner: Planner, blocks: Blocks, radius: float, asked: Asked) -> Itera
         yield Linked(first[once], second[once], np.concatenate([each[1] for each in found])[once])
 
 
-def _within(planner: Planner, blocks: Blocks, part: Numbers, radius: float, asked: Asked) -> list[Found]:
-    queries = answers.queries_of(blocks, part)
+def _within(part: Numbers, radius: float, nearest: Nearest) -> list[Found]:
+    """All others within the radius of each: more and more of the nearest, until some lie beyond."""
     found: list[Found] = [(part[:0], np.zeros(0))] * part.size
     left = np.arange(part.size)
-    for width in _WIDTHS:
-        wanted = replace(asked, k=width)
-        answered, _ = planner.answer(blocks, queries[left], part[left], wanted)
+    for width in (*_WIDTHS, None):
+        if not left.size:
+            break
         more = []
-        for place, each in zip(left.tolist(), answered, strict=True):
-            inside = order.cut(each, radius)
-            found[place] = inside
-            if each[0].size == width and 4 * inside[0].size > 3 * width:
+        for place, each in zip(left.tolist(), nearest(left, width, radius), strict=True):
+            inside = found[place] = order.cut(each, radius)
+            # A walk that found hardly more than lie inside may have missed some that do.
+            if width is not None and each[0].size == width and 4 * inside[0].size > 3 * width:
                 more.append(place)
         left = np.array(more, dtype=np.int64)
-        if not left.size:
-            return found
-    rest, _ = planner.answer(blocks, queries[left], part[left], replace(asked, k=None, radius=radius))
-    for place, each in zip(left.tolist(), rest, strict=True):
-        found[place] = each
     return found
+
+
+def _walked(
+    planner: Planner,
+    blocks: Blocks,
+    part: Numbers,
+    asked: Asked,
+    left: Numbers,
+    width: int | None,
+    radius: float,
+) -> list[Found]:
+    wanted = replace(asked, k=width, radius=radius if width is None else None)
+    slots = part[left]
+    return planner.answer(blocks, answers.queries_of(blocks, slots), slots, wanted)[0]
+
+
+def _compared(
+    blocks: Blocks,
+    part: Numbers,
+    mask: NDArray[np.uint8],
+    threads: int,
+    left: Numbers,
+    width: int | None,
+    radius: float,
+) -> list[Found]:
+    slots = part[left]
+    queries = answers.queries_of(blocks, slots)
+    if width is None:
+        found = exact.within(blocks, queries, radius, mask, threads)
+    else:
+        found = exact.nearest(blocks, queries, width + 1, mask, threads)
+    others = (each[0] != own for each, own in zip(found, slots.tolist(), strict=True))
+    return [
+        (each[0][other][:width], each[1][other][:width]) for each, other in zip(found, others, strict=True)
+    ]
 
 
 def ids_of(blocks: Blocks, slots: Numbers) -> NDArray[Any]:

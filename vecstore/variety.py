@@ -27,8 +27,8 @@ from vecstore.storage.vectors import read_rows
 _CHOSEN_OF, _LEAST = 5, 50
 # Records are read for their groups so many at a time.
 _READ = 500
-# So many that are in no need are passed over before groups that are not full are asked for one by one.
-_PASSED = 2_000
+# So many that are of no use are passed over before groups that are not full are asked for by themselves.
+_PASSED = 500
 
 
 @dataclass(frozen=True)
@@ -86,31 +86,39 @@ def _grouped(
     Records without the field, or with null there, are in no group.
     """
     assert asked.k is not None
-    groups: dict[Hashable, _Group] = {}
-    full = passed = 0
-    for slot, distance, value in _values(planner, blocks, query, own, asked, by):
-        key = freeze(value)
-        group = groups.get(key)
-        if group is None and len(groups) < asked.k:
-            group = groups[key] = _Group(value)
-        if group is None or len(group.slots) == size:
-            passed += 1
-        else:
-            group.slots.append(slot)
-            group.distances.append(distance)
-            full += len(group.slots) == size
-        # Rather than wait for the last of a group that is far away, it is asked for by itself.
-        if full == asked.k or (len(groups) == asked.k and passed > _PASSED):
-            break
-    for group in groups.values():
-        if len(group.slots) < size:
-            theirs = parse({"$and": [{} if where is None else where, {by: {"$eq": group.value}}]})
-            [found], _ = order.answer(planner, blocks, query, own, replace(asked, k=size, where=theirs))
-            group.slots, group.distances = found[0].tolist(), found[1].tolist()
+    groups = _gathered(_values(planner, blocks, query, own, asked, by), asked.k, size, _PASSED)
+    if size > 1 and any(len(group.slots) < size for group in groups.values()):
+        # Rather than wait for the last of a group that is far away, only the groups are looked at.
+        values = [group.value for group in groups.values()]
+        theirs = parse({"$and": [{} if where is None else where, {by: {"$in": values}}]})
+        members = _values(planner, blocks, query, own, replace(asked, where=theirs), by)
+        groups = _gathered(members, len(groups), size, None)
     slots = np.array([slot for group in groups.values() for slot in group.slots], dtype=np.int64)
     distances = np.array([distance for group in groups.values() for distance in group.distances])
     nearest = np.lexsort((slots, distances))
     return slots[nearest], distances[nearest]
+
+
+def _gathered(
+    found: Iterator[tuple[int, float, Any]], count: int, size: int, passed: int | None
+) -> dict[Hashable, _Group]:
+    """The first groups, each with its first members, until all are full or so many more were of no use."""
+    groups: dict[Hashable, _Group] = {}
+    full = useless = 0
+    for slot, distance, value in found:
+        key = freeze(value)
+        group = groups.get(key)
+        if group is None and len(groups) < count:
+            group = groups[key] = _Group(value)
+        if group is None or len(group.slots) == size:
+            useless += 1
+        else:
+            group.slots.append(slot)
+            group.distances.append(distance)
+            full += len(group.slots) == size
+        if full == count or (passed is not None and len(groups) == count and useless > passed):
+            break
+    return groups
 
 
 def _values(

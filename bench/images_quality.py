@@ -155,11 +155,12 @@ def groups() -> None:
             found = embed.dedupe(path, **options)  # type: ignore[arg-type]
             counts, wrong = [0] * len(ALTERED), 0
             for group in found.groups:
-                kept = Path(group.kept.id).stem.split("--")
-                for copy in group.copies:
-                    photo_name, number_text = Path(copy.id).stem.split("--")
-                    wrong += photo_name != kept[0]
-                    counts[int(number_text)] += photo_name == kept[0] and not kept[1]
+                members = [Path(copy.id).stem.split("--") for copy in (group.kept, *group.copies)]
+                originals = {photo_name for photo_name, number in members if not number}
+                wrong += sum(photo_name != members[0][0] for photo_name, _ in members)
+                for photo_name, number in members:
+                    if number and photo_name in originals:
+                        counts[int(number)] += 1
             shares = " | ".join(f"{count / 200:.3f}" for count in counts)
             print(f"| {told} (radius {found.radius:.2f}) | {shares} | {wrong} | {found.seconds:.1f} s |", flush=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import defaultdict
@@ -117,8 +116,8 @@ def dedupe(
         best_first = _order(marks, keep)
         first_of = _by_content(marks, best_first)
         unique = best_first[first_of[best_first] == best_first]
-        links = _confirmed(pictures, marks, unique, within, bits)
-        groups = _groups(pictures, marks, best_first, first_of, links)
+        links = _links(pictures, marks, unique, within, bits)
+        groups = _groups(pictures, marks, best_first, first_of, _Near(pictures, marks, links, within))
     groups.sort(key=lambda group: (-len(group.copies), group.kept.id))
     return Duplicates(tuple(groups), len(marks), within, keep, time.perf_counter() - start)
 
@@ -151,60 +150,74 @@ def _by_content(marks: Marks, best_first: NDArray[np.int64]) -> NDArray[np.int64
     return first_of
 
 
-Links = dict[int, dict[int, tuple[str, float]]]
+# For each place its copies and how far they are, or None for those that may be mirror images.
+Links = dict[int, dict[int, float | None]]
 
 
-def _confirmed(
+def _links(
     pictures: vecstore.Collection, marks: Marks, unique: NDArray[np.int64], radius: float, bits: int
 ) -> Links:
-    """For each place its copies, by what relation and distance: pairs that hashes name, within the radius."""
+    """Pairs that hashes name and vectors confirm; mirrored ones are confirmed when a group needs them."""
     links: Links = defaultdict(dict)
-    turned = _Turned(pictures, radius)
     for part in pairs(marks, unique, bits):
         for start in range(0, len(part.one), _BATCH):
             ones, others = (side[start : start + _BATCH].tolist() for side in (part.one, part.other))
             fresh = [(one, other) for one, other in zip(ones, others, strict=True) if other not in links[one]]
-            if not fresh:
+            if part.mirrored:
+                for one, other in fresh:
+                    links[one][other] = links[other][one] = None
+            if part.mirrored or not fresh:
                 continue
-            places = sorted({place for pair in fresh for place in pair})
-            ids = [marks.id(place) for place in places]
-            row = {place: number for number, place in enumerate(places)}
-            vectors = _vectors(pictures, ids)
-            apart = 1 - np.array([vectors[row[one]] @ vectors[row[other]] for one, other in fresh])
-            for (one, other), distance in zip(fresh, apart.tolist(), strict=True):
-                relation = "near"
-                if part.mirrored and distance > radius:
-                    relation = "mirrored"
-                    distance = turned.distance(marks, one, other, vectors[row[other]])
+            row = {place: number for number, place in enumerate({place for pair in fresh for place in pair})}
+            vectors = _vectors(pictures, [marks.id(place) for place in row])
+            for one, other in fresh:
+                distance = 1 - float(vectors[row[one]] @ vectors[row[other]])
                 if distance <= radius:
-                    found = relation, max(0.0, distance)
-                    links[one][other] = links[other][one] = found
+                    links[one][other] = links[other][one] = max(0.0, distance)
     return links
 
 
-class _Turned:
-    """Distances of mirror images, whose vectors nobody stored: their files are read once more."""
+class _Near:
+    """The copies of one picture. Mirror images' vectors were never stored: the picture is read and mirrored for them."""
 
-    def __init__(self, pictures: vecstore.Collection, radius: float) -> None:
-        self._pictures, self._radius = pictures, radius
-        self._last: tuple[int, NDArray[np.float32] | None] = (-1, None)
+    def __init__(self, pictures: vecstore.Collection, marks: Marks, links: Links, radius: float) -> None:
+        self._pictures, self._marks, self._links, self._radius = pictures, marks, links, radius
 
-    def distance(self, marks: Marks, one: int, other: int, vector: NDArray[np.float32]) -> float:
-        mirrored = self._vector(marks, one)
-        if mirrored is not None:
-            return 1 - float(mirrored @ vector)
-        # A plain or symmetric picture's hashes say nothing of which way round it is.
-        sure = _bits_turned(marks, one, other) <= _SURE_BITS < _bits_turned(marks, one, one)
-        return self._radius if sure else 2.0
+    def of(self, place: int, taken: set[int]) -> list[tuple[int, str, float]]:
+        """Those that are not taken, nearest first, mirrored ones last."""
+        links = {
+            other: distance for other, distance in self._links.get(place, {}).items() if other not in taken
+        }
+        near = sorted((distance, other) for other, distance in links.items() if distance is not None)
+        turned = self._mirrored(place, [other for other, distance in links.items() if distance is None])
+        return [(other, "near", distance) for distance, other in near] + turned
 
-    def _vector(self, marks: Marks, place: int) -> NDArray[np.float32] | None:
-        if self._last[0] != place:
-            self._last = place, None
-            if self._model is not None:
-                with contextlib.suppress(ImageError):
-                    rgb = decode(path_of(marks.id(place)), enough=self._model.enough).rgb
-                    self._last = place, self._model.images([rgb[:, ::-1]])[0]
-        return self._last[1]
+    def _mirrored(self, place: int, others: list[int]) -> list[tuple[int, str, float]]:
+        if not others:
+            return []
+        vectors = _vectors(self._pictures, [self._marks.id(other) for other in others])
+        mirrored = self._turned(place)
+        found = []
+        for other, vector in zip(others, vectors, strict=True):
+            distance = (
+                self._by_hash(place, other) if mirrored is None else max(0.0, 1 - float(mirrored @ vector))
+            )
+            if distance <= self._radius:
+                found.append((other, "mirrored", distance))
+        return sorted(found, key=lambda item: item[2])
+
+    def _turned(self, place: int) -> NDArray[np.float32] | None:
+        if self._model is None:
+            return None
+        try:
+            rgb = decode(path_of(self._marks.id(place)), enough=self._model.enough).rgb
+        except ImageError:
+            return None
+        mirrored: NDArray[np.float32] = self._model.images([rgb[:, ::-1]])[0]
+        return mirrored
+
+    def _by_hash(self, one: int, other: int) -> float:
+        return self._radius if _bits_turned(self._marks, one, other) <= _SURE_BITS else np.inf
 
     @cached_property
     def _model(self) -> Model | None:
@@ -242,7 +255,7 @@ def _groups(
     marks: Marks,
     best_first: NDArray[np.int64],
     first_of: NDArray[np.int64],
-    links: Links,
+    copies: _Near,
 ) -> list[Group]:
     """Stars: the best picture that is in no group yet takes all of its copies that are in none."""
     same: dict[int, list[int]] = defaultdict(list)
@@ -251,14 +264,13 @@ def _groups(
     taken: set[int] = set()
     groups = []
     for place in best_first.tolist():
-        if place in taken or first_of[place] != place or not (same[place] or links.get(place)):
+        if place in taken or first_of[place] != place:
             continue
         members = [(place, "kept", 0.0), *((copy, "exact", 0.0) for copy in same[place])]
-        near = sorted(links.get(place, {}).items(), key=lambda item: item[1][1])
-        for other, (relation, distance) in near:
-            if other not in taken:
-                members.append((other, relation, distance))
-                members += [(copy, relation, distance) for copy in same[other]]
+        for other, relation, distance in copies.of(place, taken):
+            members += [(other, relation, distance), *((copy, relation, distance) for copy in same[other])]
+        if len(members) == 1:
+            continue
         taken.update(member for member, _, _ in members)
         group = _group(pictures, [(marks.id(member), kind, distance) for member, kind, distance in members])
         if group is not None:

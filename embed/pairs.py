@@ -20,6 +20,7 @@ _BATCH = 2048
 _OF_ONE_HASH = 64
 _OF_NEAR_HASHES = 8
 _NEAR_HASHES = 128
+_SYMMETRIC = 4
 
 
 class Pairs(NamedTuple):
@@ -43,8 +44,10 @@ def pairs(marks: Marks, chosen: NDArray[np.int64], bits: int) -> Iterator[Pairs]
             yield Pairs(chosen[one[keep]], chosen[other[keep]], False)
     hashed, mirrored = marks.hashes["perceptual"][chosen], marks.hashes["mirrored_perceptual"][chosen]
     second, turned = marks.hashes["difference"][chosen], marks.hashes["mirrored_difference"][chosen]
+    # Of a plain or symmetric picture the mirror image is the picture: what is like it has been named above.
+    lopsided = np.maximum(differing(mirrored, hashed), differing(turned, second)) > _SYMMETRIC
     for one, other in _alike(mirrored, hashed, bits):
-        keep = (one != other) & (differing(turned[one], second[other]) <= bits)
+        keep = lopsided[one] & (one != other) & (differing(turned[one], second[other]) <= bits)
         yield Pairs(chosen[one[keep]], chosen[other[keep]], True)
 
 

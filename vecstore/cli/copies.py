@@ -143,7 +143,7 @@ def _write_page(options: argparse.Namespace, found: Any) -> None:
             )
             for copy in copies
         ]
-        sections.append(Section(cards, f"Group {number} · {len(copies)} pictures"))
+        sections.append(Section(cards, f"Group {number} · {len(copies)} pictures", beside_first=True))
     note = _summary(found)
     if len(found.groups) > options.limit:
         note += f"; the first {options.limit} groups are shown"

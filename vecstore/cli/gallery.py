@@ -21,12 +21,15 @@ from vecstore.cli.pictures import HIDDEN
 _TOLD = ("width", "height", "size", "path", "folder", "time", "camera", "gps")
 
 
-def small(id_: str) -> bytes | None:
-    """A thumbnail of a stored picture, where its file can be read."""
+def small(id_: str, metadata: dict[str, Any]) -> bytes | None:
+    """A thumbnail of a stored picture: the one that was stored with it, or of its file, where that can be read."""
     from vecstore.embed import ImageError
     from vecstore.embed.files import path_of
-    from vecstore.embed.thumbnails import thumbnail
+    from vecstore.embed.thumbnails import stored, thumbnail
 
+    kept = stored(metadata)
+    if kept is not None:
+        return kept
     try:
         return thumbnail(path_of(id_))
     except ImageError:
@@ -37,12 +40,15 @@ def card(id_: str, metadata: dict[str, Any], distance: float | None = None, labe
     """A record on a page."""
     from vecstore.embed.files import path_of
     from vecstore.embed.page import Card
-    from vecstore.embed.thumbnails import stored
 
     path = path_of(id_)
     link = Path(path).as_uri() if os.path.isabs(path) else None
-    name = str(metadata.get("path") or os.path.basename(id_) or id_)
-    return Card(name, link, distance, small(id_) or stored(metadata), tuple(facts(metadata)), label)
+    within = str(metadata.get("path") or id_)
+    folder, _, name = within.rpartition("/")
+    told = tuple(facts(metadata))
+    pixels = [value for fact, value in told if fact == "pixels"]
+    more = " · ".join(part for part in (folder, *pixels) if part)
+    return Card(name or id_, link, distance, small(id_, metadata), (*told, ("path", id_)), label, more)
 
 
 def facts(metadata: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -50,7 +56,8 @@ def facts(metadata: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if "width" in metadata and "height" in metadata:
         yield "pixels", f"{metadata['width']:,} × {metadata['height']:,}"
     if isinstance(metadata.get("size"), int):
-        yield "size", megabytes(metadata["size"])
+        size = metadata["size"]
+        yield "size", megabytes(size) if size >= 1_000_000 else f"{size / 1e3:,.0f} KB"
     for name in ("folder", "time", "camera"):
         if metadata.get(name):
             yield name, str(metadata[name]).replace("T", " ") if name == "time" else str(metadata[name])
@@ -102,7 +109,7 @@ def show(options: argparse.Namespace, hits: vecstore.Hits) -> None:
     """Thumbnails of answers, in the terminal."""
     way = terminal.way_of(options.show, os.environ)
     drawn = [
-        (small(str(hit.id)), f"{rank} · {hit.distance:.3f} · {os.path.basename(str(hit.id))}")
+        (small(str(hit.id), hit.metadata), f"{rank} · {hit.distance:.3f} · {os.path.basename(str(hit.id))}")
         for rank, hit in enumerate(hits, 1)
     ]
     for line in terminal.pictures(drawn, way):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vecstore.errors import InvalidFilterError
-from vecstore.query import columns, where
+from vecstore.query import columns, operands, where
 from vecstore.query.columns import MISSING, Column, extract
 
 BIG = 2**53
@@ -322,7 +322,7 @@ def test_what_cannot_be_read_is_refused_with_the_place_and_a_way_out(
 
 def test_sixty_four_levels_are_accepted() -> None:
     expression: dict[str, Any] = {"a": 1}
-    for _ in range(where.MAX_DEPTH - 1):
+    for _ in range(operands.MAX_DEPTH - 1):
         expression = {"$not": expression}
     assert where.parse(expression).matches({"a": 1}) is False
     with pytest.raises(InvalidFilterError, match="64 levels"):

@@ -282,6 +282,18 @@ def test_the_command_mixes_and_weighs(folder: Path, file: str, capsys: pytest.Ca
     assert "cannot be read" in run(capsys, file, "nowhere.png", status=1)
 
 
+def test_the_page_shows_what_was_asked_for(
+    folder: Path, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    red, blue = str(folder / "red.png"), str(folder / "blue.png")
+    out = tmp_path / "out.html"
+    run(capsys, file, red, "--id", blue, "--weights", "1,-0.5", "-k", "3", "--html", str(out))
+    text = out.read_text(encoding="utf-8")
+    assert "<h1>Like red.png − 0.5 × blue.png</h1>" in text
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["red.png", "blue.png"]
+    assert text.count('class="card"') == 3
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -319,7 +331,7 @@ def test_half_blocks_fit_the_width(folder: Path, file: str, capsys: pytest.Captu
     assert "\x1b[38;2;254;0;0m\x1b[48;2;254;0;0m▀" in out
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
     assert max(map(len, plain.splitlines())) <= 50
-    assert "1 · 0.000 · red.png" in plain
+    assert "1 0.000 red.png" in plain
     monkeypatch.delenv("COLORTERM")
     assert "\x1b[38;5;196m" in run(capsys, file, str(folder / "red.png"), "-k", "2", "--show", "blocks")
 

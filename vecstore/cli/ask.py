@@ -82,8 +82,7 @@ def search(options: argparse.Namespace) -> int:
     if isinstance(found, vecstore.HitsBatch) and (options.html or options.show):
         raise CommandError("--html and --show are for the answers to one query, and this is a matrix of several")
     if options.html is not None:
-        asked = [gallery.asked_card(thing) for thing in options.things if pictures.is_picture(thing)]
-        gallery.write_hits(options.html, options.file, asked, _words(options), found)
+        gallery.write_hits(options.html, options.file, _asked(options), _words(options), found)
     blocks: list[vecstore.Hits] = list(found) if isinstance(found, vecstore.HitsBatch) else [found]
     if options.ids_only or options.paths:
         found_ids = [str(id_) for block in blocks for id_ in block.ids]
@@ -151,6 +150,16 @@ def _by_vector(options: argparse.Namespace, where: Any) -> Any:
         if collection.dtype == "binary" and query.dtype.kind in "iu" and _are_bytes(query):
             query = query.astype(np.uint8)
         return collection.search(query, options.k, where=where, radius=options.radius)
+
+
+def _asked(options: argparse.Namespace) -> list[Any]:
+    """The pictures and records that were asked for, to be shown."""
+    asked = [gallery.asked_card(thing) for thing in options.things if pictures.is_picture(thing)]
+    if options.id is not None:
+        with open_file(options.file) as collection:
+            records = collection.get([_stored_id(collection, text) for text in options.id])
+        asked += [gallery.card(str(record.id), record.metadata) for record in records if record is not None]
+    return asked
 
 
 def _words(options: argparse.Namespace) -> str:

@@ -145,11 +145,11 @@ def _indexed(folder: str, file: str) -> Any:
     from vecstore import embed
 
     try:
-        return embed.index_folder(folder, file, prune=True)
+        return embed.index_folder(folder, file, prune=True, progress=True)
     except embed.ModelError:
         # Another version's demo: the file is ours, and its pictures are still there.
         os.remove(file)
-        return embed.index_folder(folder, file)
+        return embed.index_folder(folder, file, progress=True)
 
 
 def _asked(
@@ -208,7 +208,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{plural(found['pictures'], 'picture')} in {found['folder']}, indexed in {found['file']}", ""]
     lines.append(f"Asked for {printable(found['asked'])}; the nearest:")
     lines += [
-        f"  {answer['distance']:.4f}  {printable(os.path.relpath(answer['path']))}"
+        f"  {answer['distance']:.4f}  {printable(_short(answer['path']))}"
         for answer in found["answers"][:5]
     ]
     lines.append("")
@@ -227,7 +227,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["failed"]:
         rows.append(("could not be read", f"{found['failed']:,}: vecstore errors {found['file']}"))
     rows += [
-        ("the first question, picture read and kernels loaded", duration(found["first_question_seconds"])),
+        ("the first question", duration(found["first_question_seconds"])),
         ("a search", duration(found["search_seconds"])),
     ]
     if "right_kind" in found:
@@ -248,3 +248,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"Ask yourself: vecstore search {found['file']} {asked} --show",
         f"              vecstore dedupe {found['file']} --html copies.html",
     ]
+
+
+def _short(path: str) -> str:
+    """A path as seen from here, where it lies below."""
+    within = os.path.relpath(path)
+    return path if within.startswith(os.pardir) else within

@@ -109,7 +109,7 @@ def show(options: argparse.Namespace, hits: vecstore.Hits) -> None:
     """Thumbnails of answers, in the terminal."""
     way = terminal.way_of(options.show, os.environ)
     drawn = [
-        (small(str(hit.id), hit.metadata), f"{rank} · {hit.distance:.3f} · {os.path.basename(str(hit.id))}")
+        (small(str(hit.id), hit.metadata), f"{rank} {hit.distance:.3f} {os.path.basename(str(hit.id))}")
         for rank, hit in enumerate(hits, 1)
     ]
     for line in terminal.pictures(drawn, way):

@@ -79,7 +79,7 @@ def _collection(options: argparse.Namespace) -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory(prefix="vecstore-evaluate-") as folder:
         path = os.path.join(folder, "pictures.vec")
-        report = embed.index_folder(options.file, path, options.model or "classic")
+        report = embed.index_folder(options.file, path, options.model or "classic", progress=True)
         if not report.added:
             raise CommandError(f"{options.file} holds no pictures that can be read")
         with open_file(path) as collection:

@@ -20,8 +20,8 @@ from vecstore.cli.output import columns, printable, shorten
 
 WAYS = ("auto", "blocks", "kitty", "sixel")
 
-# A thumbnail's width and height in characters; two pixels stand in one of half a block.
-_WIDE, _TALL = 22, 9
+# A thumbnail's width in characters, at least and at most. Two pixels stand in one of half a block.
+_LEAST, _MOST = 22, 32
 # Pixels of a thumbnail for terminals that draw real ones.
 _SIDE = 220
 _KITTY_PART = 4096
@@ -60,28 +60,26 @@ def pictures(shown: Sequence[tuple[bytes | None, str]], way: str) -> Iterator[st
 
 def _in_blocks(shown: Sequence[tuple[bytes | None, str]]) -> Iterator[str]:
     limit = shutil.get_terminal_size((100, 24)).columns
-    across = max(1, (limit + _GAP) // (_WIDE + _GAP))
+    across = max(1, (limit + _GAP) // (_LEAST + _GAP))
+    wide = min(_MOST, max(1, (limit + _GAP) // across - _GAP))
     paint = _true_colour if re.search("truecolor|24bit", os.environ.get("COLORTERM", "")) else _of_256
     for start in range(0, len(shown), across):
         row = shown[start : start + across]
-        blocks = [_block(jpeg, paint) for jpeg, _ in row]
+        blocks = [_block(jpeg, wide, paint) for jpeg, _ in row]
+        tall = max(map(len, blocks))
+        blocks = [[" " * wide] * (tall - len(block)) + block for block in blocks]
         for line in zip(*blocks, strict=True):
             yield (" " * _GAP).join(line).rstrip()
-        captions = (shorten(printable(caption), _WIDE) for _, caption in row)
-        yield (" " * _GAP).join(text + " " * (_WIDE - columns(text)) for text in captions).rstrip()
+        captions = (shorten(printable(caption), wide) for _, caption in row)
+        yield (" " * _GAP).join(text + " " * (wide - columns(text)) for text in captions).rstrip()
         yield ""
 
 
-def _block(jpeg: bytes | None, paint: Any) -> list[str]:
+def _block(jpeg: bytes | None, wide: int, paint: Any) -> list[str]:
     if jpeg is None:
-        empty = " " * _WIDE
-        return [
-            *([empty] * (_TALL // 2)),
-            "(no picture)".center(_WIDE),
-            *([empty] * (_TALL - _TALL // 2 - 1)),
-        ]
+        return ["(no picture)".center(wide)]
     image = _opened(jpeg)
-    image.thumbnail((_WIDE, 2 * _TALL))
+    image.thumbnail((wide, wide))
     pixels = np.asarray(image.convert("RGB"))
     if len(pixels) % 2:
         pixels = np.concatenate((pixels, pixels[-1:]))
@@ -90,8 +88,8 @@ def _block(jpeg: bytes | None, paint: Any) -> list[str]:
         cells = "".join(
             f"{paint(38, ink)}{paint(48, ground)}▀" for ink, ground in zip(upper, lower, strict=True)
         )
-        lines.append(cells + "\x1b[0m" + " " * (_WIDE - len(upper)))
-    return [" " * _WIDE] * (_TALL - len(lines)) + lines
+        lines.append(cells + "\x1b[0m" + " " * (wide - len(upper)))
+    return lines
 
 
 def _true_colour(which: int, colour: NDArray[np.uint8]) -> str:

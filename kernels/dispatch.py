@@ -34,8 +34,8 @@ class CpuTarget:
 
 
 _CPU = (
-    "beam", "checksum", "chosen", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "prune", "scan",
-    "select", "tile",
+    "beam", "checksum", "chosen", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
+    "scan", "select", "tile",
 )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ kernels = {
     "walk for one of bits": cpu.beam.search_one("binary"),
     "walk for the chosen": cpu.chosen.walk("float32"),
     "scan of the chosen": cpu.chosen.scan("float32"),
+    "nodes of the chosen": cpu.chosen.nodes_of(),
     "nearest": cpu.gram.nearest(),
     "leaf": cpu.leaf.leaf_edges(),
     "collect": cpu.prune.collect(),
@@ -98,6 +99,8 @@ kernels = {
     "page sums": checksum.page_sums(),
     "verify": verify.first_not_whole(),
     "fetch": fetch.fetch(),
+    "pick": cpu.pick.pick(),
+    "agree": cpu.pick.agree(),
 }
 for name, kernel in kernels.items():
     [text] = getattr(kernel, "func", kernel).inspect_llvm().values()
@@ -187,4 +190,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 19
+    assert len(output.splitlines()) == 24

@@ -130,32 +130,14 @@ def _walk(frame, way, weights, mask, state, offset, seen, asked, pool, fresh, be
     if frame.cold != 0:
         asked[:] = -1
     places, room, kept = len(seen) - 1, way.room, len(best) - 1
+    count = types.int64(frame.entry_count)
+    for i in range(count):
+        fresh[i] = load(as_uint32(frame.entries), i)
+        seen[place_in(fresh[i], places)] = np.uint32(fresh[i])
+    counters[1] += count
     size = found = hops = 0
-    for i in range(frame.entry_count):
-        node = types.int64(load(as_uint32(frame.entries), i))
-        key = key_of(score_node(frame, node, state), node)
-        if (size < room or key < pool[size - 1]) and take(pool, size, room, key) >= 0:
-            size = min(size + 1, room)
-            seen[place_in(node, places)] = np.uint32(node)
-            if _is_chosen(frame, mask, node) and take(best, found, kept, key) >= 0:
-                found = min(found + 1, kept)
-    counters[1] += frame.entry_count
-    bound = _bound(way, pool, size, best, found, offset)
-    at, steady = 0, HASTY
-    while at < size and pool[at] <= bound:
-        if hops == way.hops or (hops == way.look_after and _few_near(frame, way, mask, pool, size)):
-            return types.int64(LOST)
-        if frame.cold != 0:
-            ask_ahead(frame, pool, at, size, bound, asked, steady)
-        node = node_of(pool[at])
-        pool[at] |= 1
-        hops += 1
-        counters[0] += 1
-        count = expand(frame, node, weights, -1, seen, places, fresh, counters)
-        if count < 0:
-            return types.int64(-1)
-        counters[1] += count
-        ask_for_next(frame, pool, at + 1, size)
+    at, steady, bound = -1, HASTY, FARTHEST
+    while True:
         first = size
         for i in range(count):
             key = key_of(score_node(frame, fresh[i], state), fresh[i])
@@ -174,6 +156,21 @@ def _walk(frame, way, weights, mask, state, offset, seen, asked, pool, fresh, be
         at = min(at + 1, first)
         while at < size and pool[at] & 1:
             at += 1
+        if at >= size or pool[at] > bound:
+            break
+        if hops == way.hops or (hops == way.look_after and _few_near(frame, way, mask, pool, size)):
+            return types.int64(LOST)
+        if frame.cold != 0:
+            ask_ahead(frame, pool, at, size, bound, asked, steady)
+        node = node_of(pool[at])
+        pool[at] |= 1
+        hops += 1
+        counters[0] += 1
+        count = expand(frame, node, weights, -1, seen, places, fresh, counters)
+        if count < 0:
+            return types.int64(-1)
+        counters[1] += count
+        ask_for_next(frame, pool, at + 1, size)
     # A pool that is full of nodes nearer than the answers says nothing of what else lies between.
     if found < way.near or (size == room and best[way.near - 1] > pool[room - 1]):
         return types.int64(LOST)
@@ -195,7 +192,8 @@ def _search_walking(
     vector, own = np.empty(len(codec[2]), np.float32), np.empty(queries.shape[1], queries.dtype)
     state, asked = np.empty(frame.state_bytes, np.uint8), np.empty(ASKED, np.int64)
     seen, pool = np.empty(seen_size(way.room), np.uint32), np.empty(way.room + 1, np.int64)
-    fresh, chosen = np.empty(frame.degree + LATER, np.int64), np.empty(way.reranked, np.int64)
+    fresh = np.empty(max(frame.degree + LATER, frame.entry_count), np.int64)
+    chosen = np.empty(way.reranked, np.int64)
     best = np.empty(max(way.near, way.reranked) + 1, np.int64)
     for q in range(len(queries)):
         offset = prepare_query(frame, codec, queries[q], vector, own, state)
@@ -256,3 +254,19 @@ def _kernel(dtype: str, function: Any, chosen: Any) -> Any:
     answers = (writes(i64, 2), writes(types.float64, 2), writes(i64), writes(i64))
     kernel = compiled(function, *given(dtype)[:4], reads(chosen), reads(i64), reads(query, 2), way, *answers)
     return functools.partial(kernel, tag)
+
+
+def _nodes_of(slots, mask, nodes):
+    count = 0
+    for node in range(len(slots)):
+        slot = types.int64(slots[node])
+        if slot < len(mask):
+            nodes[count] = node
+            count += mask[slot] != 0
+    return count
+
+
+@functools.cache
+def nodes_of() -> Any:
+    """`(slots: uint32[n], mask: uint8[], nodes: uint32[n + 1]) -> int`: the nodes whose slots have a 1, in order."""
+    return compiled(_nodes_of, reads(types.uint32), reads(types.uint8), writes(types.uint32))

@@ -55,8 +55,9 @@ class Chosen:
     def nodes(self) -> NDArray[np.uint32]:
         """The nodes that were chosen, in order."""
         slots = self.walker.resident.slots
-        known = slots < self.mask.size
-        return np.flatnonzero(known & (self.mask[np.where(known, slots, 0)] > 0)).astype(np.uint32)
+        nodes: NDArray[np.uint32] = np.empty(slots.size + 1, dtype=np.uint32)
+        count = dispatch.cpu().chosen.nodes_of()(slots, self.mask, nodes)
+        return nodes[: int(count)].copy()
 
     @property
     def share(self) -> float:

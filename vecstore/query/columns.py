@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vecstore.query import instants, places
 from vecstore.query.instants import Instant, instant
+from vecstore.query.picked import Picked
 from vecstore.query.places import Near
 
 Mask = NDArray[np.bool_]
@@ -214,6 +215,27 @@ class Column:
         self._numbers = _written(self._numbers, room, at, numbers, np.nan)
         self._remainders = _written(self._remainders, room, at, remainders, 0)
         self._codes = _written(self._codes, room, at, codes, -1)
+        self._compact()
+
+    def put_picked(self, slots: NDArray[np.int64], picked: Picked) -> None:
+        """As ``put``, of values that were picked out of packed records."""
+        tags, numbers, room = picked.kinds, picked.numbers, len(self._tags)
+        distinct = np.fromiter(
+            (_TAGS.get(type(value), _OTHER) for value in picked.distinct), np.uint8, count=len(picked.distinct)
+        )
+        coded = self._encode(picked.distinct, distinct)
+        # The last place is that of records which have none of them.
+        codes = None if coded is None else np.append(coded, np.int32(-1))[picked.which]
+        if self._codes is not None:
+            self._churn += int(np.count_nonzero(self._codes[slots] >= 0))
+        self._tags[slots] = np.where(tags > _OTHER, _NUMBER, tags)
+        any_numbers = (tags == _NUMBER).any()
+        self._numbers = _written(self._numbers, room, slots, numbers if any_numbers else None, np.nan)
+        self._remainders = _written(self._remainders, room, slots, None, 0)
+        self._codes = _written(self._codes, room, slots, codes, -1)
+        large = np.flatnonzero(tags > _OTHER)
+        if large.size:
+            self.put(slots[large], [picked.distinct[place] for place in picked.which[large].tolist()])
         self._compact()
 
     def _encode(self, values: _Values, tags: _Tags) -> NDArray[np.int32] | None:

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.kernels import dispatch
 from vecstore.query.columns import Column, extract
+from vecstore.query.picked import pick
 from vecstore.query.where import Where
 from vecstore.storage import keys
+from vecstore.storage.fetch import fetch
 from vecstore.storage.slots import ENTRY, live_mask, read_slots
 from vecstore.storage.state import Blocks, Numbers, State
 from vecstore.storage.store import batches, live_slots, read_stored
 
 _BATCH = 20_000
+# From so many records on, kernels that find a field in packed ones are worth importing.
+_PICKED_FROM = 20_000
 
 
 @dataclass
@@ -24,6 +29,8 @@ class _Kept:
     words: NDArray[np.uint64]
     # Which slots the column has read since their words: one that was dead then may be live in an older state.
     known: NDArray[np.bool_]
+    # The commit that it was last compared with.
+    transaction: int = -1
 
 
 class Fields:
@@ -57,6 +64,9 @@ class Fields:
             return where.mask(columns, longest)[:size]
 
     def _refreshed(self, state: State, fields: frozenset[str]) -> dict[str, Column]:
+        newest = state.meta.transaction
+        if all(field in self._kept and self._kept[field].transaction == newest for field in fields):
+            return {field: self._kept[field].column for field in fields}
         count = state.header.counts[keys.SLOTS]
         words = state.entries(keys.SLOTS, 0, count).copy()
         per_block = state.layout.table_payload // ENTRY.itemsize
@@ -81,17 +91,33 @@ class Fields:
             stale[field] = np.flatnonzero((live > 0) & ~known[:size])
             known[stale[field]] = True
             # Until the column holds them, nobody may believe that it does.
-            kept.words, kept.known = np.zeros(0, dtype=np.uint64), known
-        everything = np.unique(np.concatenate(list(stale.values()))) if stale else np.zeros(0, dtype=np.int64)
+            kept.words, kept.known, kept.transaction = np.zeros(0, dtype=np.uint64), known, -1
+        wanted = {field: np.zeros(size, dtype=np.bool_) for field in fields}
+        for field, slots in stale.items():
+            wanted[field][slots] = True
+        everything = np.flatnonzero(np.any(list(wanted.values()), axis=0)) if wanted else np.zeros(0, np.int64)
         for slots in batches(everything, _BATCH):
+            self._read(state, slots, {field: flags[slots] for field, flags in wanted.items()})
+        for field in fields:
+            self._kept[field].words, self._kept[field].transaction = words, newest
+        return {field: self._kept[field].column for field in fields}
+
+    def _read(self, state: State, slots: Numbers, wanted: dict[str, NDArray[np.bool_]]) -> None:
+        """Read these slots' records into the columns that want them."""
+        left = list(wanted)
+        if slots.size >= _PICKED_FROM or dispatch.fetch_kernels() is not None:
+            fetched = fetch(state, slots)
+            for field in list(left):
+                here, picked = np.flatnonzero(wanted[field]), pick(fetched, field)
+                if picked is not None:
+                    self._kept[field].column.put_picked(slots[here], picked.take(here))
+                    left.remove(field)
+        if left:
             metadata = [stored.metadata for stored in read_stored(state, read_slots(state, slots))]
-            for field in fields:
-                here = np.flatnonzero(np.isin(slots, stale[field], assume_unique=True))
+            for field in left:
+                here = np.flatnonzero(wanted[field])
                 values = [extract(metadata[place], field) for place in here.tolist()]
                 self._kept[field].column.put(slots[here], values)
-        for field in fields:
-            self._kept[field].words = words
-        return {field: self._kept[field].column for field in fields}
 
 
 def _evaluate(blocks: Blocks, where: Where) -> NDArray[np.bool_]:

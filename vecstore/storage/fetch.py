@@ -107,7 +107,9 @@ def _find(state: State, kind: int, table: _Addresses, numbers: Numbers) -> None:
 
     In the map for single reads: the other one would read much ahead that no hit asks for.
     """
-    unknown = np.unique(numbers[table[numbers] == 0])
+    wanted = np.zeros(table.size, dtype=np.bool_)
+    wanted[numbers] = True
+    unknown = np.flatnonzero(wanted & (table == 0))
     rows = state.file_rows(kind, unknown)
     assert rows is not None
     data, offsets = rows

@@ -57,7 +57,8 @@ class Chosen:
         slots = self.walker.resident.slots
         nodes: NDArray[np.uint32] = np.empty(slots.size + 1, dtype=np.uint32)
         count = dispatch.cpu().chosen.nodes_of()(slots, self.mask, nodes)
-        return nodes[: int(count)].copy()
+        found: NDArray[np.uint32] = nodes[: int(count)].copy()
+        return found
 
     @property
     def share(self) -> float:

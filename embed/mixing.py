@@ -76,17 +76,16 @@ class Mixture:
         mirrored = list(rows)
         if self.images:
             made = _model(model)
-            pixels = [
-                decode(source(image), enough=made.enough, name=_name(image)).rgb for image, _ in self.images
-            ]
+            found = [source(image) for image, _ in self.images]
+            pixels = [decode(each, enough=made.enough, name=getattr(each, "address", None)).rgb for each in found]
             rows.append(made.images(pixels))
             weights += [weight for _, weight in self.images]
             if mirror:
                 mirrored.append(made.images([rgb[:, ::-1] for rgb in pixels]))
-        found = [_sum(rows, weights)]
+        queries = [_sum(rows, weights)]
         if self.images and mirror:
-            found.append(_sum(mirrored, weights))
-        return np.stack(found)
+            queries.append(_sum(mirrored, weights))
+        return np.stack(queries)
 
     def _stored(self, pictures: vecstore.Collection) -> NDArray[np.float32]:
         records = pictures.get([id_ for id_, _ in self.ids])
@@ -97,17 +96,23 @@ class Mixture:
         return np.stack(rows)
 
 
+class Fetched(bytes):
+    """A picture's bytes that came from a web address, which messages name."""
+
+    address = ""
+
+
 def source(image: Any) -> Any:
     """What can be decoded: a web address is fetched first.
 
     >>> source("a.jpg")
     'a.jpg'
     """
-    return fetch(image) if is_address(image) else image
-
-
-def _name(image: Any) -> object:
-    return image if is_address(image) else None
+    if not is_address(image):
+        return image
+    fetched = Fetched(fetch(image))
+    fetched.address = image
+    return fetched
 
 
 def _model(model: Model | None) -> Model:

@@ -8,7 +8,9 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -196,6 +198,39 @@ def test_a_picture_is_asked_for_by_its_address(web: Any, file: str) -> None:
     assert web.asked == [f"public.test:{web.server_port}/a.png"]
     # Resolved once, and connected to what was checked: the second is the connection to the number itself.
     assert web.resolved == ["public.test", "127.0.0.1"]
+
+
+def test_the_page_shows_what_was_fetched_and_fetches_once(
+    web: Any, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.html"
+    run(capsys, file, f"{web.at}/a.png", "--html", str(out))
+    assert len(web.asked) == 1
+    assert f'<a href="{web.at}/a.png"' in out.read_text(encoding="utf-8")
+    assert "public.test" in run(capsys, file, f"{web.at}/drips.png", status=1)
+
+
+def test_certificates_are_checked(web: Any, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("making a certificate needs openssl")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*made, "-subj", "/CN=public.test", "-days", "2"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure = http.server.HTTPServer(("127.0.0.1", 0), Answers)
+    secure.asked = []  # type: ignore[attr-defined]
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    secure.handle_error = lambda *_: None  # type: ignore[method-assign]
+    threading.Thread(target=secure.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(embed.ImageError, match=r"(?i)certificate"):
+            fetching.fetch(f"https://public.test:{secure.server_port}/a.png")
+        assert secure.asked == []  # type: ignore[attr-defined]
+    finally:
+        secure.shutdown()
+        secure.server_close()
 
 
 def test_redirects_are_followed_and_checked(web: Any) -> None:

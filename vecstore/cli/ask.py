@@ -124,13 +124,16 @@ def _check_usage(options: argparse.Namespace) -> bool:
 
 def _by_pictures(options: argparse.Namespace, where: Any) -> vecstore.Hits:
     from vecstore import embed
+    from vecstore.embed.mixing import source
 
+    # Fetched once: the page shows the same bytes that were asked for.
+    options.sources = [source(thing) for thing in options.things]
     weights = iter(options.weights) if options.weights is not None else itertools.repeat(1.0)
     with open_file(options.file) as collection:
         k = 10 if options.k is None and options.radius is None else options.k
         return embed.search(
             collection,
-            image=[(thing, next(weights)) for thing in options.things] or None,
+            image=[(thing, next(weights)) for thing in options.sources] or None,
             text=[(text, next(weights)) for text in options.text or []] or None,
             id=[(_stored_id(collection, text), next(weights)) for text in options.id or []] or None,
             k=k,
@@ -154,7 +157,8 @@ def _by_vector(options: argparse.Namespace, where: Any) -> Any:
 
 def _asked(options: argparse.Namespace) -> list[Any]:
     """The pictures and records that were asked for, to be shown."""
-    asked = [gallery.asked_card(thing) for thing in options.things if pictures.is_picture(thing)]
+    sources = zip(options.things, getattr(options, "sources", ()), strict=False)
+    asked = [gallery.asked_card(thing, found) for thing, found in sources]
     if options.id is not None:
         with open_file(options.file) as collection:
             records = collection.get([_stored_id(collection, text) for text in options.id])

@@ -69,16 +69,15 @@ def facts(metadata: dict[str, Any]) -> Iterable[tuple[str, str]]:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def asked_card(thing: str) -> Any:
-    """What was asked for, on a page."""
+def asked_card(thing: str, source: Any = None) -> Any:
+    """What was asked for, on a page; of a web address, with what was fetched from there."""
     from vecstore.embed import ImageError
     from vecstore.embed.fetch import is_address
-    from vecstore.embed.mixing import source
     from vecstore.embed.page import Card
     from vecstore.embed.thumbnails import thumbnail
 
     try:
-        picture = thumbnail(source(thing))
+        picture = thumbnail(thing if source is None else source)
     except ImageError:
         picture = None
     if is_address(thing):

@@ -66,8 +66,7 @@ def prepare(results: Path, name: str, rows: int | None) -> Path:
     return folder
 
 
-def python_of(variant: str) -> str:
-    package = VARIANTS[variant].peer.package
+def python_of(package: str) -> str:
     said = os.environ.get(f"BENCH_PYTHON_{package.replace('-', '_').upper()}")
     own = Path(sys.prefix).parent / f"bench-{package}" / "bin" / "python"
     return said or (str(own) if own.exists() else sys.executable)
@@ -82,10 +81,10 @@ def events_of(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def run(variant: str, data: Path, out: Path, settings: dict[str, Any], limits: dict[str, float]) -> None:
+def run(script: str, package: str, out: Path, settings: dict[str, Any], limits: dict[str, float]) -> None:
     """Start the child, watch its lines, end it where none has come for too long, and write down how it ended."""
     out.unlink(missing_ok=True)
-    settings |= {"variant": variant, "data": str(data), "out": str(out)}
+    settings |= {"out": str(out)}
     # Two threads wherever a library asks the environment; those that wait shall sleep and not spin.
     names = ("OMP", "RAYON", "NUMBA", "OPENBLAS", "LANCE_CPU")
     env = os.environ | {f"{name}_{'' if 'LANCE' in name else 'NUM_'}THREADS": "2" for name in names}
@@ -93,7 +92,7 @@ def run(variant: str, data: Path, out: Path, settings: dict[str, Any], limits: d
     log = out.with_suffix(".log")
     with open(log, "w") as file:
         child = subprocess.Popen(
-            [python_of(variant), str(HERE / "measure.py"), json.dumps(settings)],
+            [python_of(package), str(HERE / script), json.dumps(settings)],
             stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True, cwd=out.parent,
         )  # fmt: skip
     size, since, phase, error = 0, time.monotonic(), "start", None
@@ -145,8 +144,9 @@ def measure_all(arguments: argparse.Namespace, results: Path) -> None:
             limits = {"build": arguments.build_limit, "step": arguments.limit}
             start = time.monotonic()
             with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as place:
-                asked = settings | {"metric": SETS[name][1], "place": place}
-                run(variant, data, out, asked, limits)
+                asked = settings | {"metric": SETS[name][1], "place": place, "variant": variant}
+                asked |= {"data": str(data)}
+                run("measure.py", VARIANTS[variant].peer.package, out, asked, limits)
             told = summary(variant, events_of(out))
             said = told["error"] or " · ".join(
                 f"{what} {told['one'][level] or 0:,.0f}/s" for what, level in (("0.95", 0), ("0.99", 1))

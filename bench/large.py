@@ -32,6 +32,7 @@ from contenders import WIDTHS, K, Peer
 from graph import python_of
 from measure import disk, memory, recall, squared, table
 from peers import DATA
+from roster import VARIANTS
 
 PHOTOS, SIDE, CONTRAST = DATA / "photos", 900, 0.02
 MEMCAP = DATA.parent / "tools" / "memcap"
@@ -245,7 +246,7 @@ def child(settings: dict[str, Any]) -> None:
 
 def run(step: str, name: str, settings: dict[str, Any], cap: int | None, limit: float) -> dict[str, Any]:
     asked = settings | {"step": step, "peer": name}
-    command = [python_of(PEERS[name][2]), str(Path(__file__).resolve()), "--child", json.dumps(asked)]
+    command = [python_of(VARIANTS[PEERS[name][2]].peer.package), str(Path(__file__).resolve()), "--child", json.dumps(asked)]
     if cap is not None:
         command = [str(MEMCAP), str(cap), *command]
     names = ("OMP", "RAYON", "NUMBA", "OPENBLAS", "LANCE_CPU")

@@ -50,14 +50,14 @@ VARIANTS = {
 }
 
 
-def chosen(names: str | None) -> list[str]:
+def chosen(names: str | None, among: dict[str, Variant] = VARIANTS) -> list[str]:
     """`faiss,hnswlib-16`: a peer (or its package) with all its variants, or one of them; all if nothing is said."""
     if not names:
-        return list(VARIANTS)
+        return list(among)
     picked: dict[str, None] = {}
     for name in names.split(","):
-        mine = [key for key, one in VARIANTS.items() if name in (key, key.split("-")[0], one.peer.package)]
+        mine = [key for key, one in among.items() if name in (key, key.split("-")[0], one.peer.package)]
         if not mine:
-            raise SystemExit(f"no peer is called {name!r}: {', '.join(VARIANTS)}")
+            raise SystemExit(f"no peer is called {name!r}: {', '.join(among)}")
         picked |= dict.fromkeys(mine)
     return list(picked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,14 @@ class Zvec(Peer):
         self.ladders = [ladder(name, WIDTHS)]
 
     def build(self, base: Vectors) -> None:
+        vectors = self.vectors()
+        path = str(self.folder / "zvec")
+        store = self.zvec.create_and_open(path, self.zvec.CollectionSchema(name="graph", vectors=[vectors]))
+        self.fill(store, (self.zvec.Doc(id=str(row), vectors={"v": vector}) for row, vector in enumerate(base)))
+        self.read()
+
+    def vectors(self) -> Any:
+        """The field of vectors, with its index."""
         import zvec
         from zvec import DataType, MetricType, QuantizeType
 
@@ -146,18 +156,18 @@ class Zvec(Peer):
             "vamana": lambda: zvec.VamanaIndexParam(max_degree=64, search_list_size=100, **how),
             "diskann": lambda: zvec.DiskAnnIndexParam(max_degree=64, list_size=100, **how),
         }[self.kind.removesuffix("-8")]()
-        field = zvec.VectorSchema("v", DataType.VECTOR_FP32, self.dim, index_param=index)
-        path = str(self.folder / "zvec")
-        store = zvec.create_and_open(path, zvec.CollectionSchema(name="graph", vectors=[field]))
-        for start in range(0, len(base), 1000):
-            rows = enumerate(base[start : start + 1000], start)
-            for status in store.insert(
-                [zvec.Doc(id=str(row), vectors={"v": vector}) for row, vector in rows]
-            ):
+        return zvec.VectorSchema("v", DataType.VECTOR_FP32, self.dim, index_param=index)
+
+    def fill(self, store: Any, rows: Iterator[Any]) -> None:
+        while some := list(islice(rows, 1000)):
+            for status in store.insert(some):
                 assert status.ok(), status
-        store.optimize(zvec.OptimizeOption(concurrency=2))
+        store.optimize(self.zvec.OptimizeOption(concurrency=2))
         store.close()
-        self.store = zvec.open(path, zvec.CollectionOption(read_only=True))
+
+    def read(self) -> None:
+        """Open it to be read, as its fast call wants it."""
+        self.store = self.zvec.open(str(self.folder / "zvec"), self.zvec.CollectionOption(read_only=True))
 
     def set(self, **knob: Any) -> None:
         if self.kind == "diskann":

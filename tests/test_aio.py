@@ -323,6 +323,20 @@ def test_an_iterator_that_is_left_lets_go_of_its_snapshot(path: str) -> None:
     run(path, test)
 
 
+def test_closing_meanwhile(path: str) -> None:
+    async def test(c: AsyncCollection) -> None:
+        pages = c.pages([0, 0], 2)
+        await anext(pages)
+        async with c.transaction():
+            with pytest.raises(InvalidArgumentError, match="inside of its transaction"):
+                await c.close()
+        await c.close()
+        with pytest.raises(ClosedError):
+            await anext(pages)
+
+    run(path, test)
+
+
 def test_errors_are_those_of_the_collection(path: str) -> None:
     async def test(c: AsyncCollection) -> None:
         with pytest.raises(DuplicateIdError):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vecstore import opening
 from vecstore.collection import Collection
 from vecstore.config import DEFAULT_K, Settings
-from vecstore.errors import ClosedError
+from vecstore.errors import ClosedError, InvalidArgumentError
 from vecstore.types import Hit, Hits, Id, Neighbours, Pair, Record, VerifyReport
 
 T = TypeVar("T")
@@ -121,6 +121,10 @@ class AsyncCollection:
         """Let go of the file, behind the writes that were asked for before. A second call does nothing."""
         if self._closed:
             return
+        if self._inside():
+            raise InvalidArgumentError(
+                "a collection cannot be closed inside of its transaction: close it behind it"
+            )
         async with self._writing:
             if not self._closed:
                 self._closed = True
@@ -418,9 +422,10 @@ class AsyncCollection:
             while items := await _run(executor, some):
                 for item in items:
                     yield item
+                self._check_open()
         finally:
-            if not self._closed:
-                await _whole(executor, close)
+            # By another thread where this collection's are gone.
+            await _whole(None if self._closed else executor, close)
 
 
 class AsyncTransaction:
@@ -474,12 +479,12 @@ class AsyncTransaction:
             self._scope.__exit__(type(error), error, error.__traceback__)
 
 
-async def _run(executor: Executor, call: Callable[[], T]) -> T:
+async def _run(executor: Executor | None, call: Callable[[], T]) -> T:
     """Run in a thread. A call that is cancelled before its turn never runs; one that runs goes on to its end."""
     return await asyncio.get_running_loop().run_in_executor(executor, call)
 
 
-async def _whole(executor: Executor, call: Callable[[], T]) -> T:
+async def _whole(executor: Executor | None, call: Callable[[], T]) -> T:
     """As ``_run``, to the end even where it is cancelled: what follows relies on it."""
     future = asyncio.ensure_future(_run(executor, call))
     try:

@@ -25,7 +25,8 @@ _MOST_PARTS = 4_000
 _MOST_NESTED = 50
 # Steps through nodes that one evaluation may take to make its states, a second or two; ordinary patterns need thousands.
 _MOST_STEPS = 4_000_000
-_MOST_KEPT = 100_000
+# What states and their transitions may add up to before they are dropped, some tens of megabytes.
+_MOST_KEPT = 400_000
 _PORTION = 1 << 12
 
 _FLAGS: Final = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "u": re.UNICODE}
@@ -288,11 +289,13 @@ class _Machine:
         return self._state(tuple(sorted(following)), before)
 
     def _state(self, nodes: tuple[int, ...], before: int) -> _State:
-        self._kept += 1
+        known = self._states.get((nodes, before))
+        self._kept += 1 if known is not None else 10 + len(nodes)
         if self._kept > _MOST_KEPT:
-            self._states, self._accepted, self._kept = {}, {}, 0
-        key = nodes, before
-        return self._states.get(key) or self._states.setdefault(key, _State(self, nodes, before))
+            self._states, self._accepted, self._kept, known = {}, {}, 0, None
+        if known is not None:
+            return known
+        return self._states.setdefault((nodes, before), _State(self, nodes, before))
 
     def _reached(self, nodes: tuple[int, ...], before: int, symbol: str) -> tuple[list[int], bool]:
         """The nodes that wait for a character, of all that are reached without one; and whether the goal is."""

@@ -411,3 +411,46 @@ def test_a_snapshot_is_let_go_of(tmp_path: Path, ask: Callable[[vecstore.Collect
         assert len(c.stats()["held_snapshots"]) == 1
         found.close()
         assert not c.stats()["held_snapshots"]
+
+
+# -- after churn
+
+
+@pytest.mark.parametrize(("metric", "dtype"), [("l2", "float32"), ("cosine", "float16"), ("l2", "uint8")])
+def test_all_of_it_with_records_that_are_gone_and_records_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, dtype: str
+) -> None:
+    monkeypatch.setattr(config, "GRAPH_FROM", 400)
+    monkeypatch.setattr(config, "GRAPH_FROM_BYTES", 0)
+    with filled(tmp_path, metric, dtype, count=2000) as c:
+        c.delete(range(0, 2000, 9))
+        rows = vectors(2000, 0, dtype)
+        # Twins of records in the graph, which are not linked yet.
+        c.add(
+            [f"twin {n}" for n in range(1, 181, 2)],
+            rows[1:181:2],
+            [{"n": -n, "album": "twins"} for n in range(1, 181, 2)],
+        )
+        assert c.stats()["pending"] > 0
+        assert c.explain(rows[1])["plan"] == "graph"
+        held = {record.id: record for record in c}
+        query = vectors(1, 1, dtype)[0]
+        hits = list(c.stream(query))
+        assert {hit.id for hit in hits} == set(held)
+        assert len(hits) == len(held)
+        twins = {(n, f"twin {n}") for n in range(1, 181, 2) if n % 9}
+        pairs = {tuple(sorted(pair[:2], key=str)) for pair in c.near_duplicates(1e-6)}
+        assert len(twins & pairs) >= 0.99 * len(twins)
+        assert {tuple(sorted(pair[:2], key=str)) for pair in c.near_duplicates(1e-6, exact=True)} >= twins
+        alone = {"album": "twins"}
+        assert not list(c.near_duplicates(1e-6, where=alone))
+        assert {hit.id for hit in c.stream(query, where=alone)} == {
+            id_ for id_ in held if str(id_)[:4] == "twin"
+        }
+        assert c.search(id="twin 1", k=1).ids == [1]
+        assert len({hit.metadata["album"] for hit in c.search(query, k=20, group_by="album")}) == 20
+        near = c.search(query, radius=float(hits[40].distance))
+        assert len(near) >= 0.95 * 41
+        for batch in c.neighbours(3, where={"n": {"$lt": 300}}):
+            assert all(held[id_].metadata["n"] < 300 for id_ in batch.neighbours.ravel())
+            assert not (batch.ids[:, None] == batch.neighbours).any()

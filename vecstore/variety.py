@@ -26,7 +26,7 @@ from vecstore.storage.vectors import read_rows
 # Hits are chosen among so many times as many, and this many at least.
 _CHOSEN_OF, _LEAST = 5, 50
 # Records are read for their groups so many at a time.
-_READ = 500
+_READ = 200
 # So many that are of no use are passed over before groups that are not full are asked for by themselves.
 _PASSED = 500
 
@@ -125,8 +125,10 @@ def _values(
     planner: Planner, blocks: Blocks, query: NDArray[Any], own: Numbers | None, asked: Asked, by: str
 ) -> Iterator[tuple[int, float, Any]]:
     """Each answer in order with its value of a field, where it has one."""
-    found = order.in_order(planner, blocks, query, own, replace(asked, k=None))
-    for slots, distances in order.pages(found, _READ):
+    portions = order.in_order(planner, blocks, query, own, replace(asked, k=None))
+    # Not pages, which would ask for the next portion before this one is read.
+    parts = (part for portion in portions for part in order.pages(iter([portion]), _READ))
+    for slots, distances in parts:
         # In the file's order, so that neighbours there are read together.
         at = np.argsort(slots)
         stored = read_stored(blocks, read_slots(blocks, slots[at]))

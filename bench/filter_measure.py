@@ -24,7 +24,7 @@ from measure import ENOUGH, disk, memory, pin, recall, table, version_of
 TARGET = 0.95
 # Filters are asked anew and then once more in groups: few enough to be kept, many enough for vectors to leave the caches.
 GROUP = 16
-ROUNDS, FEWEST, SLOW = 3, 10, 0.01
+ROUNDS, FEWEST, SLOW = 3, 20, 0.01
 
 
 def built(peer: Filtering, base: Any, again: bool) -> dict[str, Any]:

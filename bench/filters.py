@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="the first rows of the set, not all")
     parser.add_argument("--queries", type=int, default=500, help="slow peers take fewer (500)")
     parser.add_argument(
-        "--seconds", type=float, default=20, help="that a peer may search for its knob in a cell (20)"
+        "--seconds", type=float, default=10, help="that a peer may search for its knob in a cell (10)"
     )
     parser.add_argument("--quick", action="store_true", help="30 queries and 2 seconds a cell")
     parser.add_argument(

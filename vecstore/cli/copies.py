@@ -45,7 +45,7 @@ def add_commands(commands: Any) -> None:
         help="how far copies may be apart (a fifth of what is usual)",
     )
     parser.add_argument(
-        "--bits", type=whole(0), default=10, help="how many of 64 bits of a hash may differ (10); 20 finds turned ones"
+        "--bits", type=whole(0), default=12, help="how many of 64 bits of a hash may differ (12); 20 finds turned ones"
     )
     parser.add_argument("--html", metavar="PAGE", help="write the groups side by side as one page")
     parser.add_argument(

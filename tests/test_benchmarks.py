@@ -131,3 +131,14 @@ def test_recall_forgives_ties(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [[0, 1, 2, 3, 4, 5, 6, 7, 9, 8], [0, 0, 1, 2, 3, 4, 5, 6, 7, 10], [0, None, 99]]
     recalls = [measure.recall(base, queries, limits, measure.table([answer])) for answer in found]
     assert recalls == [1.0, 0.8, 0.1]
+
+
+def test_pairs_are_measured_against_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCH)
+    pairs = importlib.import_module("pairs")
+    rows = np.random.default_rng(0).integers(0, 256, (400, 8)).astype(np.uint8)
+    rows[200:300] = rows[:100]
+    exact, wider = pairs.run(rows, [0.0, 90.0], 400)
+    assert (exact["pairs"], exact["recall"], wider["recall"]) == (100, 1.0, 1.0)
+    assert wider["pairs"] > 100
+    assert min(exact["clock"], exact["processor"]) > 0

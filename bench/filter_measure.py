@@ -22,7 +22,8 @@ from filter_roster import FILTERING
 from measure import ENOUGH, disk, memory, pin, recall, table, version_of
 
 TARGET = 0.95
-# Filters are asked anew and then once more in groups: few enough to be kept, many enough for vectors to leave the caches.
+# Each query's own filter is asked anew and then once more in groups: few enough for filters to be kept, many enough for
+# the vectors to leave the caches. A filter that all queries share is asked by all of them in a row.
 GROUP = 16
 ROUNDS, FEWEST, SLOW = 3, 20, 0.01
 
@@ -98,6 +99,7 @@ class Meter:
     def probe(self, cell: Cell, knob: Knob) -> dict[str, Any]:
         """Recall, and the speed of filters that are evaluated anew."""
         self.peer.set(**knob)
+        self.turn += 1
         first = [self.ask(cell, row)[0] for row in range(3)]
         count = self.few(statistics.median(first))
         self.turn += 1
@@ -126,16 +128,18 @@ class Meter:
     def speeds(self, cell: Cell, count: int, rounds: int) -> dict[str, float]:
         """Queries a second at the knob that is set: filters evaluated anew, and known from the time before."""
         fresh, warm = [], []
+        size = count if cell.common else GROUP
         for _ in range(rounds):
             self.turn += 1
             taken = [0.0, 0.0]
-            common = self._kept(cell, 0) if cell.common else None
-            if cell.common:
-                self.ask(cell, 0, common)
-            for first in range(0, count, GROUP):
-                rows = range(first, min(first + GROUP, count))
+            for first in range(0, count, size):
+                rows = range(first, min(first + size, count))
                 taken[0] += sum(self.ask(cell, row)[0] for row in rows)
-                kept = [common if cell.common else self._kept(cell, row) for row in rows]
+                if cell.common:
+                    kept = [self._kept(cell, 0)] * count
+                    self.ask(cell, 0, kept[0])
+                else:
+                    kept = [self._kept(cell, row) for row in rows]
                 taken[1] += sum(self.ask(cell, row, mine)[0] for row, mine in zip(rows, kept, strict=True))
             fresh.append(count / taken[0])
             warm.append(count / taken[1])

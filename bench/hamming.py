@@ -108,7 +108,7 @@ class Faiss(Peer):
             self.index = faiss.IndexBinaryFlat(BITS)
             self.index.add(base)
             return
-        path = self.folder / f"hnsw-{self.m}-{len(base)}.faiss"
+        path = self.folder / f"hamming-hnsw-{self.m}-{len(base)}.faiss"
         if path.exists():
             self.index = faiss.read_index_binary(str(path))
             return

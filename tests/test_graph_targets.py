@@ -183,6 +183,7 @@ def test_elsewhere_the_same_graph_is_built_and_the_same_is_found(printed: Any, n
     assert told["walked"] >= 0.9
     assert told["missed"] == own["missed"] == 0
     assert told["distances"] == own["distances"]
+    assert told["of those chosen"] == own["of those chosen"]
 
 
 @pytest.mark.skipif(not X86, reason="cross-compiles from x86-64")

@@ -415,20 +415,22 @@ class GraphWalk(Walk):
     asked = found = 0
 
     def check_hits(self, hits: Any, query: np.ndarray, where: Any, k: int | None, radius: float | None, but: Any = None) -> None:
-        if where is not None or radius is not None:
-            super().check_hits(hits, query, where, k, radius, but)
-            return
-        ids, rows = self.table()
+        ids, rows = self.table(where)
         truth = self.distances(rows, query) if ids else np.zeros(0)
         distance_of = {id_: d for id_, d in zip(ids, truth.tolist(), strict=True) if id_ != but or type(id_) is not type(but)}
-        assert len(set(hits.ids)) == len(hits) == min(k or 10, len(distance_of))
+        most = 10 if k is None and radius is None else k
+        nearest = sorted(d for d in distance_of.values() if radius is None or d <= radius)[:most]
+        # k come back whenever k match; of those within a radius, what is found.
+        assert len(set(hits.ids)) == len(hits) <= len(nearest)
+        assert len(hits) == len(nearest) or radius is not None
         assert (np.diff(hits.distances) >= 0).all()
         for hit in hits:
             assert math.isclose(hit.distance, distance_of[hit.id], rel_tol=1e-5, abs_tol=1e-5)
             assert hit.metadata == self.model[hit.id][1]
-        if len(hits):
-            self.asked += len(hits)
-            self.found += int((hits.distances <= sorted(distance_of.values())[len(hits) - 1] + 1e-5).sum())
+            assert radius is None or hit.distance <= radius
+        if nearest:
+            self.asked += len(nearest)
+            self.found += int((hits.distances <= nearest[-1] + 1e-5).sum())
 
     def teardown(self) -> None:
         if self.asked >= 100:

@@ -8,6 +8,7 @@
 ['a']
 """
 
+from vecstore.aopening import aopen
 from vecstore.collection import Collection
 from vecstore.errors import (
     ClosedError,
@@ -34,7 +35,7 @@ from vecstore.errors import (
     StorageFullError,
     VecstoreError,
 )
-from vecstore.opening import aopen, open
+from vecstore.opening import open
 from vecstore.types import Hit, Hits, HitsBatch, Neighbours, Pair, Record, Records, VerifyReport
 
 __version__ = "0.1.0"

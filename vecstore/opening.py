@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
 
 from vecstore import inputs
 from vecstore.collection import Collection
@@ -28,9 +27,6 @@ from vecstore.index.codec import KINDS
 from vecstore.query import exact
 from vecstore.storage import replace
 from vecstore.storage.file import File
-
-if TYPE_CHECKING:
-    from vecstore.aio import Opening
 
 
 def open(
@@ -94,25 +90,6 @@ def open(
         collection.close()
         raise
     return collection
-
-
-def aopen(path: str | os.PathLike[str], **options: Any) -> Opening:
-    """Open a collection for ``asyncio``: ``open`` with the same options, whose calls are awaited and never block the loop.
-
-    ``async with aopen(…) as collection`` closes it at the end; ``await aopen(…)`` leaves that to ``await collection.close()``.
-
-    >>> import asyncio, vecstore
-    >>> async def main():
-    ...     async with vecstore.aopen("loop.vec", dim=2) as shoes:
-    ...         await shoes.add(["a", "b"], [[1, 0], [0, 1]])
-    ...         return (await shoes.search([1, 0], k=1)).ids
-    >>> asyncio.run(main())
-    ['a']
-    """
-    # Few programs need it, and asyncio takes long to import.
-    from vecstore.aio import Opening
-
-    return Opening(path, options)
 
 
 def _create(name: str, dim: int | None, metric: str | None, dtype: str | None, mode: str) -> Settings:

@@ -86,7 +86,8 @@ def edges(pictures: Pictures) -> Floats:
     across[:, :, 1:-1] = light[:, :, 2:] - light[:, :, :-2]
     down[:, 1:-1, :] = light[:, 2:, :] - light[:, :-2, :]
     strength = np.sqrt(across * across + down * down)
-    angle = (np.arctan2(down, across) / np.float32(np.pi)) % 1
+    angle = np.arctan2(down, across) / np.float32(np.pi)
+    angle[angle < 0] += 1
     place = np.arange(SIDE) // (SIDE // _CELLS)
     cell = (np.arange(n)[:, None, None] * _CELLS + place[:, None]) * _CELLS + place[None, :]
     found = np.zeros(n * _CELLS * _CELLS * _DIRECTIONS)
@@ -142,10 +143,13 @@ def _between(
     places: Floats, bins: int, *, around: bool = False
 ) -> tuple[tuple[NDArray[np.int64], Floats], tuple[NDArray[np.int64], Floats]]:
     """The two bins beside each place, and how much of it falls to each."""
-    lower = np.floor(places)
-    part = (places - lower).astype(np.float32)
-    low = lower.astype(np.int64)
+    low = places.astype(np.int64)
+    part = places - low.astype(np.float32)
     high = low + 1
     if around:
-        return (low % bins, 1 - part), (high % bins, part)
-    return (np.minimum(low, bins - 1), 1 - part), (np.minimum(high, bins - 1), part)
+        low[low >= bins] -= bins
+        high[high >= bins] -= bins
+    else:
+        np.minimum(low, bins - 1, out=low)
+        np.minimum(high, bins - 1, out=high)
+    return (low, 1 - part), (high, part)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 SUFFIXES = tuple(
     f".{name}"
@@ -24,7 +25,7 @@ class Found:
     size: int
     mtime_ns: int
 
-    @property
+    @cached_property
     def id(self) -> str:
         r"""The whole path; bytes of a name that are no text are written as \xNN.
 

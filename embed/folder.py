@@ -67,6 +67,7 @@ def index_folder(
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
     thumbnails: bool = False,
+    memory: str | int | None = "256MB",
     progress: bool | Callable[[int, int], None] | None = None,
 ) -> Report:
     """Every picture below a folder becomes a record: its whole path is the id, its file's facts are the metadata.
@@ -78,7 +79,8 @@ def index_folder(
     A second run reads what is new or has another size or time. A file that moved keeps its vector. With
     ``prune``, records of files that are gone are deleted; with ``retry``, files that failed are tried again although
     they look the same. Every some hundred files are one transaction, and a run that was stopped goes on behind the
-    last. With ``progress=True`` a line in the terminal tells how far it is; a function is called with how many files
+    last. ``memory`` is what the collection may take for its graph; pictures that wait for the model take as much again
+    at most. With ``progress=True`` a line in the terminal tells how far it is; a function is called with how many files
     are done, and how many there are.
 
     >>> import tempfile
@@ -94,7 +96,7 @@ def index_folder(
         raise ImageError(f"{as_id(root)} is no folder")
     made = load(model) if isinstance(model, str) else model
     dim = None if os.path.exists(path) else made.dim
-    with vecstore.open(path, dim=dim) as collection:
+    with vecstore.open(path, dim=dim, memory=memory) as collection:
         agreed_model(collection, made)
         run = _Run(
             collection,
@@ -252,7 +254,7 @@ class _Run:
 
     def _row(self, item: Read) -> dict[str, Any]:
         file = item.file
-        within = as_id(os.path.relpath(file.path, self.root))
+        within = file.id[len(as_id(self.root)) :].lstrip(os.sep)
         return item.metadata | {
             "path": within.replace(os.sep, "/"),
             "folder": as_id(os.path.basename(os.path.dirname(file.path))),

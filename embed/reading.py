@@ -26,6 +26,7 @@ from .thumbnails import encoded
 
 # Enough that the model never waits for a slow file while others are ready.
 AHEAD = 256
+AT_ONCE = 8
 # Models that cut pictures themselves are given whole ones: a dozen large photographs may wait for them.
 HELD_BYTES = 256 << 20
 # Stored thumbnails take some 3 KB each.
@@ -67,25 +68,30 @@ class Reader:
     def ahead(self, files: list[Found]) -> Generator[Read | Failed, None, None]:
         """What became of each file, in order."""
         room = _Room(HELD_BYTES)
+        # Threads that hand over one file at a time spend a third of their time on waking one another.
+        size = max(1, min(AT_ONCE, len(files) // (4 * self.threads)))
+        parts = [files[place : place + size] for place in range(0, len(files), size)]
         with ThreadPoolExecutor(self.threads, "vecstore-read") as pool:
-            waiting: deque[Future[Read | Failed]] = deque()
+            waiting: deque[Future[list[Read | Failed]]] = deque()
             submitted = 0
             try:
-                for _ in range(len(files)):
-                    while submitted < len(files) and len(waiting) < AHEAD:
-                        waiting.append(pool.submit(self._read_into, room, submitted, files[submitted]))
+                for _ in parts:
+                    while submitted < len(parts) and len(waiting) * size < AHEAD:
+                        waiting.append(pool.submit(self._read_into, room, submitted, parts[submitted]))
                         submitted += 1
-                    item = waiting.popleft().result()
-                    room.give(_bytes_of(item))
-                    yield item
+                    items = waiting.popleft().result()
+                    room.give(sum(map(_bytes_of, items)))
+                    yield from items
             finally:
                 room.close()
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _read_into(self, room: _Room, number: int, file: Found) -> Read | Failed:
-        item = self.read(file)
-        room.take(number, _bytes_of(item))
-        return item
+    def _read_into(self, room: _Room, number: int, files: list[Found]) -> list[Read | Failed]:
+        items = []
+        for file in files:
+            items.append(self.read(file))
+            room.take(number, _bytes_of(items[-1]))
+        return items
 
     def read(self, file: Found, *, known: bool = True) -> Read | Failed:
         """One file. With ``known``, one whose content has a vector already is not decoded."""
@@ -131,7 +137,7 @@ def _bytes_of(item: Read | Failed) -> int:
 
 
 class _Room:
-    """How many bytes of pictures may wait. The one that is waited for always gets in, so nothing waits for ever."""
+    """How many bytes of pictures may wait. Those that are waited for always get in, so nothing waits for ever."""
 
     def __init__(self, most: int) -> None:
         self._most, self._held, self._next = most, 0, 0

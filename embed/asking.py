@@ -90,8 +90,7 @@ def agreed_model(pictures: vecstore.Collection, model: str | Model | None) -> Mo
     ...     agreed_model(pictures, "classic").name
     'classic'
     """
-    first = next(iter(pictures.scan(where={"model": {"$exists": True}}, batch_size=1, vectors=False)), None)
-    stored = None if first is None else str(first.metadata["model"])
+    stored = made_with(pictures)
     if model is None:
         model = "classic" if stored is None else stored.split(" ")[0]
     asked = load(model) if isinstance(model, str) else model
@@ -106,3 +105,16 @@ def agreed_model(pictures: vecstore.Collection, model: str | Model | None) -> Mo
             f"{asked.name!r} makes float32 ones of {asked.dim}"
         )
     return asked
+
+
+def made_with(pictures: vecstore.Collection) -> str | None:
+    """The fingerprint of the model that made a collection; its first word is the model's name.
+
+    >>> with vecstore.open("made-with.vec", dim=2) as pictures:
+    ...     pictures.add("a.jpg", [1, 0], {"model": "faces 2"})
+    ...     made_with(pictures)
+    1
+    'faces 2'
+    """
+    first = next(iter(pictures.scan(where={"model": {"$exists": True}}, batch_size=1, vectors=False)), None)
+    return None if first is None else str(first.metadata["model"])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 # Moves when a result would: a part of the models' fingerprints.
 VERSION = 1
+# From so many rows for each new one on, adding them up one by one is quicker.
+_MANY = 4
 
 
 def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -37,9 +39,16 @@ def _covered(rows: NDArray[Any], new: int, most: int) -> NDArray[Any]:
     old = len(rows)
     # Half the bits take half the time, where the largest sum has room in them.
     kind = np.int32 if most * old * new < 1 << 31 else np.int64
-    until = np.zeros((old + 1, rows.shape[1]), kind)
-    np.cumsum(rows, axis=0, dtype=kind, out=until[1:])
     whole, part = np.divmod(np.arange(new + 1) * old, new)
-    sums = until[whole] * kind(new)
-    sums += rows[np.minimum(whole, old - 1)].astype(kind) * part[:, None].astype(kind)
-    return np.diff(sums, axis=0)
+    cut = rows[np.minimum(whole, old - 1)].astype(kind) * part[:, None].astype(kind)
+    if old < _MANY * new:
+        until = np.zeros((old + 1, rows.shape[1]), kind)
+        np.cumsum(rows, axis=0, dtype=kind, out=until[1:])
+        return np.diff(until[whole] * kind(new) + cut, axis=0)
+    # The same sums, a new row at a time: of a large picture, what is added up stays in the cache.
+    sums = np.empty((new, rows.shape[1]), kind)
+    for place in range(new):
+        np.sum(rows[whole[place] : whole[place + 1]], axis=0, dtype=kind, out=sums[place])
+    sums *= kind(new)
+    sums += np.diff(cut, axis=0)
+    return sums

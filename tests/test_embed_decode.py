@@ -126,7 +126,7 @@ def test_only_plain_files_of_sensible_size_are_read(tmp_path: Path) -> None:
             read_file(tmp_path / "pipe.jpg")
 
 
-@pytest.mark.parametrize(("tall", "wide"), [(5, 7), (64, 64), (33, 65), (1, 1), (130, 3)])
+@pytest.mark.parametrize(("tall", "wide"), [(5, 7), (64, 64), (33, 65), (1, 1), (130, 3), (31, 37), (400, 301)])
 def test_resizing_is_the_area_average_to_the_last_bit(tall: int, wide: int) -> None:
     def cover(old: int, new: int) -> np.ndarray:
         parts = [[max(0, min((i + 1) * old, (j + 1) * new) - max(i * old, j * new)) for j in range(old)] for i in range(new)]

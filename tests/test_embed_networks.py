@@ -266,6 +266,24 @@ def test_a_collection_made_by_a_network_is_asked_with_it(
     assert str(wanted) in capsys.readouterr().err
 
 
+def test_own_weights_on_the_command_line(
+    hub: Any, tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, wanted = hub("resnet18")
+    weights = tmp_path / "own.pt"
+    wanted.rename(weights)
+    (tmp_path / "in").mkdir()
+    for seed in range(4):
+        Image.fromarray(photo(seed)).save(tmp_path / "in" / f"{seed}.png")
+    query = str(tmp_path / "in" / "2.png")
+    assert main(["index", str(tmp_path / "in"), path, "--model", "resnet18", "--weights", str(weights)]) == 0
+    capsys.readouterr()
+    assert main(["search", path, query, "--model-weights", str(weights), "-k", "1", "--paths"]) == 0
+    assert capsys.readouterr().out == query + "\n"
+    assert main(["search", path, query, "--offline"]) == 1
+    assert str(wanted) in capsys.readouterr().err
+
+
 def test_devices() -> None:
     with pytest.raises(vecstore.DeviceError, match="auto, cpu, cuda"):
         embed.load("resnet18", device="gpu")

@@ -170,8 +170,8 @@ def test_pictures_wait_within_their_budget(
     model.batch = 4
     report = embed.index_folder(folder, path, model, threads=3)
     assert report.added == 120
-    # Those that wait, those handed over together, one in each thread, and a batch on its way through the model.
-    assert model.most <= room // (60 * 80 * 3) + reading.AT_ONCE + 3 + 4
+    # Those that have room, those waited for and those just handed over, one in each thread, a batch in the model.
+    assert model.most <= room // (60 * 80 * 3) + 2 * reading.AT_ONCE + 3 + 4
 
 
 class Blind(Classic):

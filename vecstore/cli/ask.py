@@ -53,6 +53,7 @@ def add_commands(commands: Any) -> None:
     )
     parser.add_argument("--no-mirror", action="store_true", help="do not ask for pictures' mirror images too")
     parser.add_argument("--model", help="what made the collection's vectors; it is known unless it needs options")
+    pictures.add_weights(parser)
     parser.add_argument("-k", type=whole(1), help="how many answers (10, or all within --radius)")
     parser.add_argument("--radius", type=float, metavar="DISTANCE", help="everything within this distance")
     parser.add_argument("--where", metavar="JSON", help="only records whose metadata match")
@@ -137,7 +138,7 @@ def _by_pictures(options: argparse.Namespace, where: Any) -> vecstore.Hits:
             text=[(text, next(weights)) for text in options.text or []] or None,
             id=[(_stored_id(collection, text), next(weights)) for text in options.id or []] or None,
             k=k,
-            model=options.model,
+            model=pictures.model_of(options, collection),
             where=where,
             radius=options.radius,
             mirror=not options.no_mirror,

@@ -19,7 +19,16 @@ from vecstore.cli.output import (
 )
 
 # What a picture's record holds for machines.
-HIDDEN = ("thumbnail", "model", "content", "perceptual", "difference", "mirrored_perceptual", "mirrored_difference", "mtime_ns")
+HIDDEN = (
+    "thumbnail",
+    "model",
+    "content",
+    "perceptual",
+    "difference",
+    "mirrored_perceptual",
+    "mirrored_difference",
+    "mtime_ns",
+)
 
 _INDEX_EXAMPLE = """vecstore index photos/ photos.vec
 vecstore index photos/ photos.vec --prune --retry
@@ -28,7 +37,9 @@ vecstore index photos/ photos.vec --model resnet50 --offline"""
 
 def add_commands(commands: Any) -> None:
     """Declare the commands of this module."""
-    parser = add_command(commands, "index", index, "put the pictures below a folder into a collection", _INDEX_EXAMPLE)
+    parser = add_command(
+        commands, "index", index, "put the pictures below a folder into a collection", _INDEX_EXAMPLE
+    )
     parser.add_argument("folder", metavar="FOLDER", help="where the pictures are, and in what is below")
     parser.add_argument("file", metavar="FILE", help="the collection; made if it is not there")
     parser.add_argument(
@@ -37,16 +48,44 @@ def add_commands(commands: Any) -> None:
         help="what makes vectors of pictures: classic, resnet50 or another of torchvision's classifiers, clip:ViT-B-32, "
         "or what an installed package brings (classic)",
     )
-    parser.add_argument("--weights", metavar="FILE", help="the model's weights, instead of the hub's")
-    parser.add_argument("--offline", action="store_true", help="fetch nothing: weights must be there already")
+    add_weights(parser, "--weights")
     parser.add_argument("--prune", action="store_true", help="delete records of files that are gone")
     parser.add_argument("--retry", action="store_true", help="try files again that could not be read")
-    parser.add_argument("--thumbnails", action="store_true", help="keep a small picture of each in the collection")
+    parser.add_argument(
+        "--thumbnails", action="store_true", help="keep a small picture of each in the collection"
+    )
     parser.add_argument("--threads", type=whole(1), help="how many pictures are decoded at once (one a core)")
     parser = add_command(
-        commands, "errors", errors, "list the files that could not be read, and why", "vecstore errors photos.vec"
+        commands,
+        "errors",
+        errors,
+        "list the files that could not be read, and why",
+        "vecstore errors photos.vec",
     )
     parser.add_argument("file", metavar="FILE", help="the collection")
+
+
+def add_weights(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The options for a model's weights; searches have another use for ``--weights``."""
+    parser.add_argument(
+        *names,
+        "--model-weights",
+        dest="model_weights",
+        metavar="FILE",
+        help="the model's weights, instead of the hub's",
+    )
+    parser.add_argument("--offline", action="store_true", help="fetch nothing: weights must be there already")
+
+
+def model_of(options: argparse.Namespace, collection: Any) -> Any:
+    """The model to ask with: None where the collection's own, as it is found by its name, will do."""
+    from vecstore import embed
+    from vecstore.embed.asking import made_with
+
+    if options.model is None and options.model_weights is None and not options.offline:
+        return None
+    name = options.model or (made_with(collection) or "classic").split(" ")[0]
+    return embed.load(name, weights=options.model_weights, offline=options.offline or None)
 
 
 def index(options: argparse.Namespace) -> int:
@@ -56,7 +95,7 @@ def index(options: argparse.Namespace) -> int:
     report = embed.index_folder(
         options.folder,
         options.file,
-        embed.load(options.model, weights=options.weights, offline=options.offline or None),
+        embed.load(options.model, weights=options.model_weights, offline=options.offline or None),
         prune=options.prune,
         retry=options.retry,
         threads=options.threads,
@@ -79,7 +118,10 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _told(options: argparse.Namespace, report: Any) -> list[str]:
-    done = [(name, f"{getattr(report, name):,}") for name in ("added", "changed", "moved", "unchanged", "pruned", "failed")]
+    done = [
+        (name, f"{getattr(report, name):,}")
+        for name in ("added", "changed", "moved", "unchanged", "pruned", "failed")
+    ]
     lines = [f"{plural(report.found, 'picture')} below {options.folder}, in {duration(report.elapsed)}"]
     lines += pairs([item for item in done if item[1] != "0"])
     if report.added + report.changed:
@@ -100,9 +142,16 @@ def errors(options: argparse.Namespace) -> int:
     if not os.path.exists(options.file):
         raise CommandError(f"{options.file} does not exist")
     found = embed.failures(options.file)
-    document = {"file": options.file, "errors": [{"path": each.path, "reason": each.reason} for each in found]}
+    document = {
+        "file": options.file,
+        "errors": [{"path": each.path, "reason": each.reason} for each in found],
+    }
     rows = [(each.path, each.reason) for each in found]
-    emit(options, document, table(("file", "reason"), rows, right=0) if rows else ["all pictures could be read"])
+    emit(
+        options,
+        document,
+        table(("file", "reason"), rows, right=0) if rows else ["all pictures could be read"],
+    )
     return 0
 
 

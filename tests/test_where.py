@@ -377,3 +377,32 @@ def test_a_mask_is_fresh() -> None:
     parsed = where.parse({"a": {"$exists": True}})
     parsed.mask({"a": column})[:] = True
     assert parsed.mask({"a": column}).tolist() == [True, False]
+
+
+def test_what_was_parsed_before_is_not_parsed_again_and_nothing_else_is_taken_for_it() -> None:
+    expression: dict[str, Any] = {"year": {"$gte": 2020}, "tags": {"$contains": "sea"}}
+    first = where.parse(expression)
+    assert where.parse(dict(expression)) is first
+    expression["year"] = {"$gte": 2021}
+    assert not where.parse(expression).matches({"year": 2020, "tags": ["sea"]})
+    assert first.matches({"year": 2020, "tags": ["sea"]})
+    for one, other in ((1, True), (0, False), (1, "1"), ("a", b"a"), ([1], [True])):
+        asked = []
+        for value in (one, other):
+            try:
+                asked.append(where.parse({"a": value}).matches({"a": one}))
+            except InvalidFilterError:
+                asked.append(False)
+        assert asked == [True, False]
+    bits = np.float64(1.5).view(np.int64)
+    assert where.parse({"a": np.float64(1.5)}).matches({"a": 1.5})
+    assert where.parse({"a": bits}).matches({"a": int(bits)})
+    assert where.parse({"a": [np.float64(1.5)]}).matches({"a": [1.5]})
+    assert where.parse({"a": {"$in": (bits, 2)}}).matches({"a": int(bits)})
+    for number in range(1000):
+        where.parse({"n": number})
+    assert where.parse({"n": [1] * 100_000}).matches({"n": [1] * 100_000})
+    with pytest.raises(InvalidFilterError):
+        where.parse({"n": float("nan")})
+    with pytest.raises(InvalidFilterError):
+        where.parse({"n": float("nan")})

@@ -51,7 +51,8 @@ def main() -> int:
     steps = {
         "lint": lambda: subprocess.call([*python, "ruff", "check", "."], cwd=ROOT),
         "types": check_types,
-        "tests": lambda: subprocess.call([*python, "pytest", *sys.argv[1:]], cwd=ROOT),
+        # Two at a time: many wait for other processes and for the disk.
+        "tests": lambda: subprocess.call([*python, "pytest", "-n", "2", *sys.argv[1:]], cwd=ROOT),
     }
     failed = []
     for name, step in steps.items():

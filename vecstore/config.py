@@ -45,6 +45,8 @@ STAGE_BYTES = 64 << 20
 # while building a graph would pay only after thousands of searches.
 GRAPH_FROM = 10_000
 GRAPH_FROM_BYTES = 20_000_000
+# A byte of packed bits takes as long as so many of numbers.
+BITS_BYTE = 4
 # The graph is built anew when this share of the records is not in it: linking takes some six times as long a record.
 WORN_SHARE = 0.2
 # Or when so many of its nodes are dead that the sweep, which gives them to new records, has too little use for them.

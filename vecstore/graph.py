@@ -213,7 +213,8 @@ class Graph:
     def _worn(self, blocks: Blocks) -> bool:
         """Whether a graph is wanted, and there is none, or too little of the collection is in the one that there is."""
         header = blocks.header
-        large = header.records * header.settings.row_bytes >= config.GRAPH_FROM_BYTES
+        row_bytes = header.settings.row_bytes * (config.BITS_BYTE if header.settings.dtype == "binary" else 1)
+        large = header.records * row_bytes >= config.GRAPH_FROM_BYTES
         if not large or header.records < config.GRAPH_FROM:
             return False
         if header.graph is None:

@@ -54,6 +54,7 @@ _TAGS: Final[dict[type, int]] = dict.fromkeys((list, tuple, dict), _OTHER)
 _TAGS.update({bool: _FALSE, int: _NUMBER, float: _NUMBER, str: _STRING})
 _TAGS.update({Missing: _ABSENT, type(None): _NULL})
 _EXACT: Final = 2.0**53  # below it every integer is a float64
+_PASSES: Final = 8  # for so many numbers, a pass over the slots each is quicker than the first look at their ranks
 _SMALL: Final = 1024  # a dictionary of up to this many distinct values isn't worth compacting
 _FROM_PLAIN: Final = frozenset((str, int, float, type(None)))  # frozen as they are
 # A frozen dict is a frozenset of pairs, so a frozenset of one bool or one str is free to mean
@@ -161,6 +162,8 @@ class Column:
         self._distinct = _Codes()
         # What distinct values stand for as moments or places, by code, as far as anybody asked.
         self._read: dict[str, NDArray[Any]] = {}
+        # The distinct numbers in order, and which of them each slot has, once somebody asks for many of them.
+        self._ranked: tuple[NDArray[Any], NDArray[np.int32]] | None = None
         self._churn = 0  # codes written over since the last look for unused ones
         self._live = 0  # distinct values in use at that look, and those added since
         self._weighed = self._weight = 0  # how many distinct values nbytes has added up, and their bytes
@@ -168,7 +171,9 @@ class Column:
     @property
     def nbytes(self) -> int:
         """About how much memory the column holds, distinct values included."""
-        arrays = (self._tags, self._numbers, self._remainders, self._codes, *self._read.values())
+        arrays: tuple[NDArray[Any] | None, ...] = (
+            self._tags, self._numbers, self._remainders, self._codes, *self._read.values(), *(self._ranked or ())
+        )  # fmt: skip
         for key in islice(self._distinct, self._weighed, None):
             self._weight += _weight(key) + 32  # the code is an object as well
         self._weighed = len(self._distinct)
@@ -178,6 +183,8 @@ class Column:
         """Grows to `size` slots; the new ones are missing. Growing one by one costs little."""
         if size < self.size:
             raise ValueError(f"a column only grows: it has {self.size} slots, {size} were asked for")
+        if size > self.size:
+            self._ranked = None
         self.size, room = size, len(self._tags)
         if size <= room:
             return
@@ -211,6 +218,7 @@ class Column:
         if self._codes is not None:
             self._churn += int(np.count_nonzero(self._codes[at] >= 0))
         room = len(self._tags)
+        self._ranked = None
         self._tags[at] = tags
         self._numbers = _written(self._numbers, room, at, numbers, np.nan)
         self._remainders = _written(self._remainders, room, at, remainders, 0)
@@ -230,6 +238,7 @@ class Column:
             self._churn += int(np.count_nonzero(self._codes[slots] >= 0))
         self._tags[slots] = np.where(tags > _OTHER, _NUMBER, tags)
         any_numbers = (tags == _NUMBER).any()
+        self._ranked = None
         self._numbers = _written(self._numbers, room, slots, numbers if any_numbers else None, np.nan)
         self._remainders = _written(self._remainders, room, slots, None, 0)
         self._codes = _written(self._codes, room, slots, codes, -1)
@@ -320,12 +329,18 @@ class Column:
             # Complex numbers compare by both parts and sort by the first, then the second.
             keys = _paired(stored, self._remainders[: self.size])
             sought = np.unique(_paired(*np.array(pairs, dtype=np.float64).T))
-        if len(sought) <= 64:  # about where one sorted lookup overtakes a pass for each
+        if len(sought) <= _PASSES:
             mask: Mask = np.zeros(self.size, dtype=np.bool_)
             for key in sought:
                 mask |= keys == key
             return mask
-        return np.asarray(sought[np.minimum(np.searchsorted(sought, keys), len(sought) - 1)] == keys)
+        if self._ranked is None:
+            self._ranked = _ranks(keys)
+        distinct, ranks = self._ranked
+        places = np.minimum(np.searchsorted(distinct, sought), len(distinct) - 1)
+        table = np.zeros(len(distinct), dtype=np.bool_)
+        table[places[distinct[places] == sought]] = True
+        return np.asarray(table[ranks])
 
     def compare(self, order: str, value: bool | int | float | str | Instant) -> Mask:
         """Where the field stands in `order` (a key of `ORDER`) to `value`; other types never do.
@@ -428,6 +443,11 @@ def _written(
     if array is not None:
         array[at] = fill if batch is None else batch
     return array
+
+
+def _ranks(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    distinct, ranks = np.unique(numbers, return_inverse=True)
+    return distinct, ranks.astype(np.int32)
 
 
 def _split(value: float) -> tuple[float, int]:

@@ -28,8 +28,9 @@ T = TypeVar("T")
 Mask = NDArray[np.uint8]
 Found = tuple[Numbers, NDArray[np.float64]]
 
-# Up to this many numbers to compare, NumPy answers before Numba is imported and compiled.
-_SMALL = 1 << 21
+# Up to this many numbers to compare, NumPy answers before Numba is imported and compiled; but once so many were compared
+# in all that this would have been worth while, kernels compare all but the fewest.
+_SMALL, _SMALLEST, _WORTH_WHILE = 1 << 21, 1 << 14, 1 << 25
 # From this many queries on, one pass of matrix products beats a pass each.
 _BATCH = 4
 # Queries are taken in portions of this many, and pools hold up to this many candidates.
@@ -72,7 +73,7 @@ def nearest(blocks: Blocks, queries: NDArray[Any], k: int, mask: Mask, threads: 
         return [_nothing() for _ in queries]
     settings = blocks.header.settings
     prepared = reference.prepare_query(settings.metric, queries)
-    if count * settings.dim * len(prepared) <= _SMALL:
+    if _is_small(count * settings.dim * len(prepared)):
         slots = np.flatnonzero(mask)
         return [_closest(blocks, query, slots, k) for query in prepared]
     targets = _targets(blocks, mask)
@@ -104,7 +105,7 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
     limit = float(reference.internal(settings.metric, float(radius)))
     count = int(np.count_nonzero(mask))
     # The rounding of a long product has no bound that is useful here, so ip is compared in float64 alone.
-    if settings.metric == "ip" or count * settings.dim * len(prepared) <= _SMALL:
+    if settings.metric == "ip" or _is_small(count * settings.dim * len(prepared)):
         slots = np.flatnonzero(mask)
         return [_inside(blocks, query, slots, limit) for query in prepared]
     targets = _targets(blocks, mask)
@@ -113,6 +114,20 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
         slots = _maybe_inside(blocks, targets, query, limit * (1 + 1e-4) + 1e-5, threads)
         found.append(_inside(blocks, query, slots, limit))
     return found
+
+
+class _Compared:
+    """How many numbers NumPy has compared in this process."""
+
+    numbers = 0
+
+
+def _is_small(numbers: int) -> bool:
+    """Whether NumPy is to compare so many numbers."""
+    if numbers > (_SMALL if _Compared.numbers <= _WORTH_WHILE else _SMALLEST):
+        return False
+    _Compared.numbers += numbers
+    return True
 
 
 def _nothing() -> Found:

@@ -402,3 +402,29 @@ def test_batches_run_side_by_side() -> None:
         for result in threads.map(lambda _: scan("l2", stored, queries, 20, mask), range(8)):
             for got, expected in zip(result, alone, strict=True):
                 np.testing.assert_array_equal(got, expected)
+
+
+# -- packed bits, eight rows at a time
+
+
+@pytest.mark.parametrize("dim", [8, 64, 72, 128, 192, 256, 320, 512, 1024, 1536])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 24, 61])
+def test_hamming_by_eights(dim: int, count: int) -> None:
+    random = np.random.default_rng(dim + count)
+    rows = random.integers(0, 256, (count, dim // 8), dtype=np.uint8)
+    queries = random.integers(0, 256, (5, dim // 8), dtype=np.uint8)
+    queries[0], queries[1], rows[0] = 0, 255, 255
+    wanted = np.unpackbits(queries[:, None] ^ rows[None], axis=2).sum(axis=2)
+    kernel = dispatch.cpu().distance.kernel("hamming", "binary")
+    address = np.array([rows.ctypes.data], dtype=np.uint64)
+    for query, right in zip(queries, wanted, strict=True):
+        out = np.full(count + 8, -1, np.float32)
+        kernel(address, count, dim // 8, dim, query, out[:count])
+        assert out[:count].tolist() == right.tolist()
+        assert (out[count:] == -1).all()
+    # Rows that lie apart are compared one by one.
+    wide = np.zeros((count, dim // 8 + 3), np.uint8)
+    wide[:, : dim // 8] = rows
+    out = np.empty(count, np.float32)
+    kernel(np.array([wide.ctypes.data], dtype=np.uint64), count, dim // 8 + 3, dim, queries[2], out)
+    assert out.tolist() == wanted[2].tolist()

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .bits import hamming_row, jaccard_row
 from .compile import helper
-from .distance import hamming_row, jaccard_row
 from .memory import address_of, element, pointer
 
 _L2, _IP, _COSINE, _HAMMING, _JACCARD = range(5)

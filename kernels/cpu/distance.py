@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numba import typeof, types
 
+from . import bits
 from .compile import compiled, helper, reads, writes
-from .memory import address_of, as_uint8, as_uint64, element, element_tag, load, pointer, popcount, prefetch
+from .memory import element, element_tag, pointer, prefetch
 
 LARGEST = np.float32(1e37)
 """Squared norms up to this leave room for every partial sum of a product with another such vector."""
@@ -200,58 +201,10 @@ def cosine(like, addresses, per_block, stride, dim, query, out):
 # --- packed bits -----------------------------------------------------------------------------------------
 
 
-@helper
-def hamming_row(row, query, n_bytes):
-    words = n_bytes // 8
-    row_words, query_words = as_uint64(row), as_uint64(query)
-    total = types.uint64(0)
-    for j in range(words):
-        total += popcount(load(row_words, j) ^ load(query_words, j))
-    for j in range(8 * words, n_bytes):
-        total += popcount(types.uint64(load(as_uint8(row), j) ^ load(as_uint8(query), j)))
-    return np.float32(total)
-
-
-@helper
-def jaccard_row(row, query, n_bytes):
-    words = n_bytes // 8
-    row_words, query_words = as_uint64(row), as_uint64(query)
-    common = types.uint64(0)
-    union = types.uint64(0)
-    for j in range(words):
-        x, q = load(row_words, j), load(query_words, j)
-        common += popcount(x & q)
-        union += popcount(x | q)
-    for j in range(8 * words, n_bytes):
-        u, v = load(as_uint8(row), j), load(as_uint8(query), j)
-        common += popcount(types.uint64(u & v))
-        union += popcount(types.uint64(u | v))
-    # The quotient is rounded once, from integers: the same value on every processor.
-    return np.float32(1.0 - np.float64(common) / np.float64(union)) if union > 0 else np.float32(0)
-
-
-def hamming(addresses, per_block, stride, dim, query, out):
-    n_bytes = (dim + 7) // 8
-    target = address_of(query)
-    for i in range(len(addresses)):
-        for r in range(per_block):
-            row = types.int64(addresses[i]) + r * stride
-            out[i * per_block + r] = hamming_row(row, target, n_bytes)
-
-
-def jaccard(addresses, per_block, stride, dim, query, out):
-    n_bytes = (dim + 7) // 8
-    target = address_of(query)
-    for i in range(len(addresses)):
-        for r in range(per_block):
-            row = types.int64(addresses[i]) + r * stride
-            out[i * per_block + r] = jaccard_row(row, target, n_bytes)
-
-
 # --- the kernels -----------------------------------------------------------------------------------------
 
 _DENSE = {"l2": l2, "ip": ip, "cosine": cosine}
-_BINARY = {"hamming": hamming, "jaccard": jaccard}
+_BINARY = {"hamming": bits.hamming, "jaccard": bits.jaccard}
 
 
 @functools.cache

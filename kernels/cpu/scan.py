@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import typeof, types
 
-from . import distance
+from . import bits, distance
 from .compile import compiled, helper, reads, writes
 from .memory import element_tag
 from .select import any_within, limit, push_all
@@ -20,7 +20,7 @@ _L2, _IP, _COSINE, _HAMMING, _JACCARD = range(5)
 _METRICS = {"l2": _L2, "ip": _IP, "cosine": _COSINE, "hamming": _HAMMING, "jaccard": _JACCARD}
 
 _l2, _ip, _cosine = helper(distance.l2), helper(distance.ip), helper(distance.cosine)
-_hamming, _jaccard = helper(distance.hamming), helper(distance.jaccard)
+_hamming, _jaccard = helper(bits.hamming), helper(bits.jaccard)
 
 
 # How many bytes of distances are made before any is selected: memory idles while heaps are looked at.

@@ -12,10 +12,10 @@ import numpy as np
 from numba import types
 
 from .apart import METRICS, apart, enter
+from .bits import hamming_row, jaccard_row
 from .coder import prepare
 from .codes import score
 from .compile import helper
-from .distance import hamming_row, jaccard_row
 from .later import ask_for_later, first_later, next_later, other_of, since_of
 from .memory import as_uint32, as_uint64, load, prefetch
 from .pool import node_of

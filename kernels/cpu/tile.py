@@ -18,8 +18,9 @@ from numba import typeof, types
 from numpy.typing import NDArray
 
 from ..dispatch import cpu_target
+from .bits import hamming_rows, jaccard_row
 from .compile import compiled, helper, reads, writes
-from .distance import LARGEST, SMALLEST, hamming_row, jaccard_row, squared_norm
+from .distance import LARGEST, SMALLEST, squared_norm
 from .memory import address_of, as_float32, element, element_tag, lowest_bit, pointer, prefetch
 from .microkernel import DEPTH, score_tile, widen_block
 from .select import limit, offer, push_all
@@ -223,11 +224,6 @@ def _scan(
 # --- packed bits -----------------------------------------------------------------------------------------
 
 
-@helper
-def _bits_value(metric, row, query, n_bytes):
-    return hamming_row(row, query, n_bytes) if metric == _HAMMING else jaccard_row(row, query, n_bytes)
-
-
 def _scan_bits(
     metric, addresses, first_slots, per_block, stride, dim, mask, queries, heap_dist, heap_slot, sizes
 ):
@@ -241,8 +237,11 @@ def _scan_bits(
         first = types.int64(addresses[i])
         for q in range(len(queries)):
             query = address_of(queries[q])
-            for r in range(per_block):
-                out[r] = _bits_value(metric, first + r * stride, query, n_bytes)
+            if metric == _HAMMING:
+                hamming_rows(first, per_block, stride, query, n_bytes, out)
+            else:
+                for r in range(per_block):
+                    out[r] = jaccard_row(first + r * stride, query, n_bytes)
             sizes[q] = push_all(out, alive, first_slots[i], heap_dist[q], heap_slot[q], sizes[q])
     return np.float32(0)
 

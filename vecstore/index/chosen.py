@@ -49,7 +49,7 @@ class Chosen:
     @cached_property
     def count(self) -> int:
         """How many nodes were chosen."""
-        return int(np.count_nonzero(self.mask))
+        return int(np.count_nonzero(self.mask.view(np.bool_)))
 
     @cached_property
     def nodes(self) -> NDArray[np.uint32]:

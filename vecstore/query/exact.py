@@ -67,7 +67,7 @@ def candidates(blocks: Blocks, chosen: NDArray[np.bool_] | None) -> Mask:
 
 def nearest(blocks: Blocks, queries: NDArray[Any], k: int, mask: Mask, threads: int) -> list[Found]:
     """The k nearest candidates of each query: (slots, public distances), by distance and then slot."""
-    count = int(np.count_nonzero(mask))
+    count = int(np.count_nonzero(mask.view(np.bool_)))
     k = min(k, count)
     if k == 0:
         return [_nothing() for _ in queries]
@@ -103,7 +103,7 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
     if radius < 0 and settings.metric != "ip":
         return [_nothing() for _ in queries]
     limit = float(reference.internal(settings.metric, float(radius)))
-    count = int(np.count_nonzero(mask))
+    count = int(np.count_nonzero(mask.view(np.bool_)))
     # The rounding of a long product has no bound that is useful here, so ip is compared in float64 alone.
     if settings.metric == "ip" or _is_small(count * settings.dim * len(prepared)):
         slots = np.flatnonzero(mask)

@@ -386,7 +386,7 @@ def test_what_was_parsed_before_is_not_parsed_again_and_nothing_else_is_taken_fo
     expression["year"] = {"$gte": 2021}
     assert not where.parse(expression).matches({"year": 2020, "tags": ["sea"]})
     assert first.matches({"year": 2020, "tags": ["sea"]})
-    for one, other in ((1, True), (0, False), (1, "1"), ("a", b"a"), ([1], [True])):
+    for one, other in ((1, True), (0, False), (1, "1"), ("a", b"a"), ([1], [True]), ("a", datetime.date(2020, 1, 1))):
         asked = []
         for value in (one, other):
             try:

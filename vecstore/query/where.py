@@ -35,12 +35,12 @@ A place is stored as ``{"lat": …, "lon": …}`` (or latitude, longitude, lng, 
 from __future__ import annotations
 
 import difflib
-import marshal
 import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
+import msgpack
 import numpy as np
 
 from vecstore.query import places
@@ -247,8 +247,7 @@ def parse(expression: object) -> Where:
     names: set[str] = set()
     root = _expression(expression, (), 1, names)
     parsed = Where(frozenset(names), root)
-    # What has a buffer, as NumPy's numbers do, is written as bytes, whatever it means; no filter has bytes of its own.
-    if written is not None and not _has_bytes(marshal.loads(written)):
+    if written is not None:
         if len(_PARSED) >= _MOST_PARSED:
             _PARSED.clear()
         _PARSED[written] = parsed
@@ -261,19 +260,12 @@ _MOST_PARSED, _LONGEST = 256, 4096
 
 
 def _written(expression: object) -> bytes | None:
-    """An expression of builtins in bytes, the same for the same one alone; None for long ones and most others."""
+    """An expression in bytes, the same for those that mean the same alone; None for long ones, and some others."""
     try:
-        # Of a version that knows no references, which would tell equals apart.
-        written = marshal.dumps(cast("dict[str, Any]", expression), 2)
-    except ValueError:
+        written: bytes = msgpack.packb(expression)
+    except (TypeError, ValueError, OverflowError):
         return None
     return written if len(written) <= _LONGEST else None
-
-
-def _has_bytes(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_bytes, value.values()))
-    return any(map(_has_bytes, value)) if isinstance(value, (list, tuple)) else isinstance(value, bytes)
 
 
 def _expression(expression: object, path: Path, depth: int, names: set[str]) -> _Node:

@@ -31,7 +31,9 @@ class Filtered:
         self._lock = threading.Lock()
         self._costs: dict[int, Costs] = {}
         self._of: Ready | None = None
+        # Oldest first, and the bytes of all of them.
         self._kept: dict[Where, Chosen] = {}
+        self._bytes = 0
 
     def known(self, ready: Ready, where: Where) -> Chosen | None:
         """What a filter chose of this snapshot, if it was asked before."""
@@ -46,9 +48,10 @@ class Filtered:
         found = _chosen(ready, matching.view(np.uint8))
         with self._lock:
             if self._of is not ready:
-                self._of, self._kept = ready, {}
-            while self._kept and sum(each.nbytes for each in self._kept.values()) + found.nbytes > self._most:
-                del self._kept[next(iter(self._kept))]
+                self._of, self._kept, self._bytes = ready, {}, 0
+            self._bytes += found.nbytes
+            while self._kept and self._bytes > self._most:
+                self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
             self._kept[where] = found
         return found
 

@@ -98,7 +98,7 @@ def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
     slots = stored.owners_of(nodes_of, linked_mask(blocks), graph.nodes)
     later = _chained(stored.read_edges(blocks), blocks)
     words = {kind: _words(blocks, kind) for kind in (keys.CODES, keys.NODES, keys.INDEX)}
-    resident = replace(first, codes=codes, slots=slots, later=later, edges=graph.edges)
+    resident = replace(first, codes=codes, slots=slots, later=later, edges=graph.edges, nodes_of=nodes_of)
     return _Kept(stamp, blocks.meta.transaction, graph, words, codes, slots, nodes_of, later, resident)
 
 
@@ -130,6 +130,7 @@ def _refresh(kept: _Kept, blocks: State) -> None:
         slots=kept.slots[: graph.nodes],
         later=kept.later,
         edges=graph.edges,
+        nodes_of=kept.nodes_of,
     )
 
 

@@ -29,6 +29,8 @@ _LOOK_AFTER, _RARER = 40, 5
 _COMPARED, _COMPARED_BESIDES = 2, 10
 _CODES_TIMED, _TIMES = 4_096, 5
 _PARTS_A_THREAD = 4
+# Where fewer than one of so many nodes was chosen, they are looked up by their slots.
+_FEW = 16
 # One query's codes are scanned by several threads from so many on.
 _CODES_A_THREAD = 50_000
 
@@ -54,10 +56,16 @@ class Chosen:
     @cached_property
     def nodes(self) -> NDArray[np.uint32]:
         """The nodes that were chosen, in order."""
-        slots = self.walker.resident.slots
-        nodes: NDArray[np.uint32] = np.empty(slots.size + 1, dtype=np.uint32)
-        count = dispatch.cpu().chosen.nodes_of()(slots, self.mask, nodes)
-        found: NDArray[np.uint32] = nodes[: int(count)].copy()
+        resident = self.walker.resident
+        if self.count * _FEW < resident.slots.size and resident.nodes_of is not None:
+            slots = np.flatnonzero(self.mask.view(np.bool_))
+            nodes = np.sort(resident.nodes_of[slots])
+            # A newer snapshot may have moved a record meanwhile.
+            if (nodes < resident.slots.size).all() and (self.mask[resident.slots[nodes]] > 0).all():
+                return nodes
+        every: NDArray[np.uint32] = np.empty(resident.slots.size + 1, dtype=np.uint32)
+        count = dispatch.cpu().chosen.nodes_of()(resident.slots, self.mask, every)
+        found: NDArray[np.uint32] = every[: int(count)].copy()
         return found
 
     @property

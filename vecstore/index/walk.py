@@ -99,6 +99,8 @@ class Resident:
     later: Later = NO_LATER
     edges: int = 0
     watch: Watch = field(default_factory=Watch, compare=False)
+    # The node of each slot; for slots that newer snapshots changed, as they have it.
+    nodes_of: NDArray[np.uint32] | None = None
 
     @property
     def nbytes(self) -> int:

@@ -38,7 +38,7 @@ _MOST_QUERIES, _MOST_POOL = 256, 4096
 # Rows are compared again in portions of this many numbers.
 _PORTION = 1 << 23
 # A thread is worth starting for this many bytes of rows.
-_THREAD_BYTES = 8 << 20
+_THREAD_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _scan_many(
             sort(distances[row], slots[row], int(sizes[row]))
         return distances, slots, sizes, float(norm)
 
-    parts = _spread(run, targets, blocks, threads)
+    parts = _spread(run, targets, blocks, threads, times=len(queries))
     answers: list[Found | None] = []
     for row, query in enumerate(queries):
         slots = np.concatenate([part[1][row, : part[2][row]] for part in parts])
@@ -338,11 +338,16 @@ def _executor(threads: int, process: int) -> ThreadPoolExecutor:
     return _Threads(threads, thread_name_prefix="vecstore")
 
 
-def _spread(run: Callable[[Targets], Any], targets: Targets, blocks: Blocks, threads: int) -> list[Any]:
-    """Run over all blocks, in as many runs of neighbours as there are threads; kernels let go of the GIL."""
+def _spread(
+    run: Callable[[Targets], Any], targets: Targets, blocks: Blocks, threads: int, times: int = 1
+) -> list[Any]:
+    """Run over all blocks, in as many runs of neighbours as there are threads; kernels let go of the GIL.
+
+    ``times`` is how often each byte is compared.
+    """
     count = targets.numbers.size
     rows = blocks.layout.rows
-    threads = max(1, min(threads, count * rows * blocks.layout.row_bytes // _THREAD_BYTES, count))
+    threads = max(1, min(threads, times * count * rows * blocks.layout.row_bytes // _THREAD_BYTES, count))
     if threads == 1:
         return [run(targets)]
     bounds = np.linspace(0, count, threads + 1).astype(int).tolist()

@@ -9,17 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.graph import Ready, explained, merged
+from vecstore.index import space
 from vecstore.index.chosen import Chosen, Costs, Search
 from vecstore.index.walk import Effort
 from vecstore.query import exact
 from vecstore.query.fields import Fields
 from vecstore.query.where import Where
 from vecstore.storage.state import Blocks, Numbers, State
+from vecstore.storage.vectors import read_rows
 
 # A filter that is asked again of the same snapshot is not evaluated again, as long as so many bytes hold them all.
 _KEPT_BYTES = 32 << 20
 # Ways of asking that are kept ready for the next time.
 _MOST_WAYS = 32
+# So many stored vectors are searched for to see what searches take.
+_MEASURED = 9
 
 
 class Filtered:
@@ -74,7 +78,7 @@ class Filtered:
     ) -> tuple[list[exact.Found], Effort]:
         """The k nearest of each query among the chosen, pending records included; and what it took."""
         with explained(state):
-            search = self._search(ready, chosen, queries, (k, recall, search_list))
+            search = self._search(state, ready, chosen, (k, recall, search_list))
             slots, distances, sizes, effort = search.many(queries, threads, exact.executor)
         found = [
             (row[:size], values[:size])
@@ -108,7 +112,7 @@ class Filtered:
         return merged(found, others, asked[0])
 
     def _search(
-        self, ready: Ready, chosen: Chosen, queries: NDArray[Any], asked: tuple[int, float | None, int | None]
+        self, state: State, ready: Ready, chosen: Chosen, asked: tuple[int, float | None, int | None]
     ) -> Search:
         search = chosen.searches.get(asked)
         if search is None:
@@ -116,13 +120,20 @@ class Filtered:
             costs = self._costs.get(ready.stamp)
             if costs is None:
                 everything = Search(Chosen(ready.walker, ready.mask, ready.few[:0], None), None, *asked)
-                one = np.require(queries[:1], requirements=("C", "A"))
-                costs = everything.measure(one)
+                costs = everything.measure(_some(state, ready))
                 self._costs = {ready.stamp: costs}
             if len(chosen.searches) >= _MOST_WAYS:
                 chosen.searches.clear()
             search = chosen.searches[asked] = Search(chosen, costs, *asked)
         return search
+
+
+def _some(state: State, ready: Ready) -> NDArray[Any]:
+    """Some stored vectors as queries."""
+    slots = np.flatnonzero(ready.mask)
+    drawn = np.sort(np.random.default_rng(3).choice(slots, min(_MEASURED, slots.size), replace=False))
+    rows = space.as_queries(state.header.settings, read_rows(state, drawn))
+    return np.require(rows, requirements=("C", "A"))
 
 
 def _chosen(ready: Ready, matching: NDArray[np.uint8]) -> Chosen:

@@ -27,7 +27,7 @@ _ROOM, _MOST_ROOM = 1.25, 1 << 13
 _LOOK_AFTER, _RARER = 40, 5
 # Codes that are scanned tell about k of the chosen apart from the rest, among so many that are compared.
 _COMPARED, _COMPARED_BESIDES = 2, 10
-_CODES_TIMED, _TIMES = 4_096, 5
+_CODES_TIMED, _APART = 4_096, 10
 _PARTS_A_THREAD = 4
 # Where fewer than one of so many nodes was chosen, they are looked up by their slots.
 _FEW = 16
@@ -130,24 +130,29 @@ class Search:
         way["room"] = min(math.ceil(room), _MOST_ROOM)
         return way
 
-    def measure(self, query: NDArray[Any]) -> Costs:
-        """Walk and scan for one query, and see what it takes."""
-        nodes = self._chosen.nodes
-        sample = nodes[:: max(1, nodes.size // _CODES_TIMED)].copy()
-        walk, hops = self._timed("walk", self._chosen.mask, query)
-        none, _ = self._timed("scan", sample[:1], query)
-        scan, _ = self._timed("scan", sample, query)
-        return Costs(walk, hops, max(scan - none, 1e-9) / max(sample.size, 1))
+    def measure(self, queries: NDArray[Any]) -> Costs:
+        """Walk and scan for each of a few queries, and see what it takes.
 
-    def _timed(self, kind: str, among: NDArray[Any], query: NDArray[Any]) -> tuple[float, float]:
-        taken, hops = [], 0
-        for _ in range(_TIMES):
-            counters = np.zeros(4, dtype=np.int64)
-            start = time.perf_counter()
-            self._run(kind, among, _NONE, query, counters)
-            taken.append(time.perf_counter() - start)
-            hops = int(counters[0])
-        return min(taken), float(hops)
+        Each reads other codes than the one before, as searches do: those that are in the cache already cost a third.
+        They lie as far apart as where either way takes about as long.
+        """
+        nodes, walks, scans, hops = self._chosen.nodes, [], [], []
+        for place in range(len(queries)):
+            first = place * max(0, nodes.size - _CODES_TIMED * _APART) // len(queries)
+            query, sample = queries[place : place + 1], nodes[first : first + _CODES_TIMED * _APART : _APART].copy()
+            walk, counted = self._timed("walk", self._chosen.mask, query)
+            none, _ = self._timed("scan", sample[:1], query)
+            scan, _ = self._timed("scan", sample, query)
+            walks.append(walk)
+            hops.append(counted)
+            scans.append(max(scan - none, 1e-9) / max(sample.size, 1))
+        return Costs(float(np.median(walks)), float(np.median(hops)), float(np.median(scans)))
+
+    def _timed(self, kind: str, among: NDArray[Any], query: NDArray[Any]) -> tuple[float, int]:
+        counters = np.zeros(4, dtype=np.int64)
+        start = time.perf_counter()
+        self._run(kind, among, _NONE, query, counters)
+        return time.perf_counter() - start, int(counters[0])
 
     def one(self, query: NDArray[Any], threads: int, executor: Callable[[int], Executor]) -> _Answers:
         """As ``many``, for a single query; what it took is not told."""

@@ -149,10 +149,11 @@ def groups() -> None:
         embed.index_folder(folder / "in", path)
         print("| dedupe, the share found |", " | ".join(ALTERED), "| no copies | |")
         print("| --- |", " | ".join("---" for _ in ALTERED), "| --- | --- |")
-        for told, options in {
+        ways: dict[str, dict[str, Any]] = {
             "as it is": {}, "radius 0.3": {"radius": 0.3}, "radius 0.4, bits 20": {"radius": 0.4, "bits": 20},
-        }.items():  # fmt: skip
-            found = embed.dedupe(path, **options)  # type: ignore[arg-type]
+        }  # fmt: skip
+        for told, options in ways.items():
+            found = embed.dedupe(path, **options)
             counts, wrong = [0] * len(ALTERED), 0
             for group in found.groups:
                 members = [Path(copy.id).stem.split("--") for copy in (group.kept, *group.copies)]

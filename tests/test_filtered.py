@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 import vecstore
 from vecstore import config
-from vecstore.index.chosen import Chosen, Costs
+from vecstore.index.chosen import Chosen, Costs, Search
+from vecstore.index.walk import DamageFound
 
 DATA = Path(os.environ.get("VECSTORE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 DIM, COUNT = 24, 3000
@@ -281,6 +282,21 @@ def test_damage_is_told(filled: vecstore.Collection, way: str) -> None:
     path.write_bytes(data)
     with vecstore.open(path, mode="r") as c, pytest.raises(vecstore.CorruptionError, match="block"):
         c.search(c.settings.dim * [1] if c.dtype == "binary" else query, where={"share": {"$lt": 0.8}})
+
+
+def test_damage_is_told_by_a_filter_that_was_asked_before(
+    filled: vecstore.Collection, kind: tuple[str, str], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [query], _ = vectors(kind, 1, seed=1)
+    where = {"share": {"$lt": 0.8}}
+    assert len(filled.search(query, where=where)) == len(filled.search(query, where=where)) == 10
+
+    def meet_damage(*_: Any) -> None:
+        raise DamageFound(graph=False, number=0, foreign=True)
+
+    monkeypatch.setattr(Search, "_run", meet_damage)
+    with pytest.raises(vecstore.CorruptionError, match="block"):
+        filled.search(query, where=where)
 
 
 def test_chosen_knows_its_nodes(filled: vecstore.Collection, kind: tuple[str, str]) -> None:

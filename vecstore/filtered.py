@@ -53,6 +53,8 @@ class Filtered:
         with self._lock:
             if self._of is not ready:
                 self._of, self._kept, self._bytes = ready, {}, 0
+            if where in self._kept:  # another thread was quicker
+                return self._kept[where]
             self._bytes += found.nbytes
             while self._kept and self._bytes > self._most:
                 self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
@@ -103,7 +105,8 @@ class Filtered:
         search = None if chosen is None else chosen.searches.get(asked)
         if chosen is None or search is None:
             return None
-        slots, distances, sizes = search.one(query[None], threads, exact.executor)
+        with explained(state):
+            slots, distances, sizes = search.one(query[None], threads, exact.executor)
         size = int(sizes[0])
         found = slots[0, :size], distances[0, :size]
         if chosen.many is None:

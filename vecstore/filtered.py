@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vecstore.graph import Ready, explained, merged
 from vecstore.index import space
-from vecstore.index.chosen import Chosen, Costs, Search
+from vecstore.index.chosen import Chosen, Costs, Search, Trial
 from vecstore.index.walk import Effort
 from vecstore.query import exact
 from vecstore.query.fields import Fields
@@ -122,8 +122,8 @@ class Filtered:
             # What searches take here is measured when the first is asked for, so that all later ones are done alike.
             costs = self._costs.get(ready.stamp)
             if costs is None:
-                everything = Search(Chosen(ready.walker, ready.mask, ready.few[:0], None), None, *asked)
-                costs = everything.measure(_some(state, ready))
+                everything = Chosen(ready.walker, ready.mask, ready.few[:0], None)
+                costs = Trial(everything, *asked).measure(_some(state, ready))
                 self._costs = {ready.stamp: costs}
             if len(chosen.searches) >= _MOST_WAYS:
                 chosen.searches.clear()

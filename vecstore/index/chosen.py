@@ -75,7 +75,12 @@ class Chosen:
 
     @property
     def nbytes(self) -> int:
-        return self.mask.nbytes + 4 * self.count + self.few.nbytes + (0 if self.many is None else self.many.nbytes)
+        return (
+            self.mask.nbytes
+            + 4 * self.count
+            + self.few.nbytes
+            + (0 if self.many is None else self.many.nbytes)
+        )
 
 
 @dataclass(frozen=True)
@@ -94,22 +99,14 @@ class Costs:
 _Answers = tuple[Numbers, Distances, Numbers]
 
 
-class Search:
-    """Looks for k answers among the chosen, with a target of recall or in a list of a given size. Threads may share it."""
+class _Look:
+    """The kernels, and how far they are to look for k answers among the chosen."""
 
-    def __init__(
-        self, chosen: Chosen, costs: Costs | None, k: int, recall: float | None, search_list: int | None
-    ) -> None:
+    def __init__(self, chosen: Chosen, k: int, recall: float | None, search_list: int | None) -> None:
         self._chosen, self._k = chosen, k
         self._kernels = dispatch.cpu().chosen
         self._way = self._reach(recall, search_list)
-        if costs is None:  # it is to be measured what they are
-            self._way["hops"] = chosen.count
-            return
-        self._predicted = costs.predict(chosen)
-        # A walk that turns out to be longer than scanning would be is given up.
-        self._way["hops"] = max(_LOOK_AFTER, math.ceil(costs.hops * self._predicted[1] / costs.walk))
-        self._walks = self._predicted[0] < self._predicted[1] and chosen.count >= int(self._way["near"][0])
+        self._way["hops"] = chosen.count
 
     def _reach(self, recall: float | None, search_list: int | None) -> NDArray[np.void]:
         """How far walks go, and how many answers are compared."""
@@ -130,6 +127,36 @@ class Search:
         way["room"] = min(math.ceil(room), _MOST_ROOM)
         return way
 
+    def _run(
+        self, kind: str, among: NDArray[Any], few: Numbers, queries: NDArray[Any], counters: Numbers
+    ) -> _Answers:
+        walker, k = self._chosen.walker, self._k
+        kernel = (self._kernels.walk if kind == "walk" else self._kernels.scan)(walker.settings.dtype)
+        slots, distances = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k))
+        sizes = np.empty(len(queries), dtype=np.int64)
+        walker.frame["cold"][0] = walker.watch.cold
+        status = kernel(
+            walker.frame,
+            walker.weights,
+            walker.codec,
+            among,
+            few,
+            queries,
+            self._way,
+            slots,
+            distances,
+            sizes,
+            counters,
+        )
+        walker.watch.look()
+        if status:
+            raise damage(status, int(counters[3]))
+        return slots, distances, sizes
+
+
+class Trial(_Look):
+    """Walks and scans to see what they take; they may be as long as they are."""
+
     def measure(self, queries: NDArray[Any]) -> Costs:
         """Walk and scan for each of a few queries, and see what it takes.
 
@@ -139,7 +166,10 @@ class Search:
         nodes, walks, scans, hops = self._chosen.nodes, [], [], []
         for place in range(len(queries)):
             first = place * max(0, nodes.size - _CODES_TIMED * _APART) // len(queries)
-            query, sample = queries[place : place + 1], nodes[first : first + _CODES_TIMED * _APART : _APART].copy()
+            query, sample = (
+                queries[place : place + 1],
+                nodes[first : first + _CODES_TIMED * _APART : _APART].copy(),
+            )
             walk, counted = self._timed("walk", self._chosen.mask, query)
             none, _ = self._timed("scan", sample[:1], query)
             scan, _ = self._timed("scan", sample, query)
@@ -153,6 +183,19 @@ class Search:
         start = time.perf_counter()
         self._run(kind, among, _NONE, query, counters)
         return time.perf_counter() - start, int(counters[0])
+
+
+class Search(_Look):
+    """Looks for k answers among the chosen, with a target of recall or in a list of a given size. Threads may share it."""
+
+    def __init__(
+        self, chosen: Chosen, costs: Costs, k: int, recall: float | None, search_list: int | None
+    ) -> None:
+        super().__init__(chosen, k, recall, search_list)
+        self._predicted = costs.predict(chosen)
+        # A walk that turns out to be longer than scanning would be is given up.
+        self._way["hops"] = max(_LOOK_AFTER, math.ceil(costs.hops * self._predicted[1] / costs.walk))
+        self._walks = self._predicted[0] < self._predicted[1] and chosen.count >= int(self._way["near"][0])
 
     def one(self, query: NDArray[Any], threads: int, executor: Callable[[int], Executor]) -> _Answers:
         """As ``many``, for a single query; what it took is not told."""
@@ -219,28 +262,10 @@ class Search:
         cuts = np.array_split(queries, min(len(queries), _PARTS_A_THREAD * parts))
         counted = [np.zeros(4, dtype=np.int64) for _ in cuts]
         found = list(
-            executor(parts).map(
-                lambda cut, count: self._run(kind, among, few, cut, count), cuts, counted
-            )
+            executor(parts).map(lambda cut, count: self._run(kind, among, few, cut, count), cuts, counted)
         )
         counters += sum(counted)
         slots, distances, sizes = (np.concatenate(each) for each in zip(*found, strict=True))
-        return slots, distances, sizes
-
-    def _run(
-        self, kind: str, among: NDArray[Any], few: Numbers, queries: NDArray[Any], counters: Numbers
-    ) -> _Answers:
-        walker, k = self._chosen.walker, self._k
-        kernel = (self._kernels.walk if kind == "walk" else self._kernels.scan)(walker.settings.dtype)
-        slots, distances = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k))
-        sizes = np.empty(len(queries), dtype=np.int64)
-        walker.frame["cold"][0] = walker.watch.cold
-        status = kernel(
-            walker.frame, walker.weights, walker.codec, among, few, queries, self._way, slots, distances, sizes, counters
-        )
-        walker.watch.look()
-        if status:
-            raise damage(status, int(counters[3]))
         return slots, distances, sizes
 
 

@@ -1,6 +1,6 @@
 """What it costs a collection to change: inserts, single adds, replacement, readers beside a writer; against peers.
 
-    python bench/live.py [ingest single churn window order readers refresh] [--peers hnswlib,lancedb,zvec]
+    python bench/live.py [ingest bulk single churn window order readers refresh] [--peers hnswlib,lancedb,zvec]
 
 SIFT descriptors under l2. Everything is durable; two threads write. Peers keep theirs as their documentation says:
 hnswlib in memory alone, LanceDB and zvec with `optimize` at the end, so that all can be searched as quickly.
@@ -96,6 +96,25 @@ def ingest(folder: Path, peers: list[str]) -> None:
         seconds, after, amount, recall = INGEST[name](folder / name, base, queries)
         share = "–" if amount is None else f"{amount / ADDED / (4 * base.shape[1]):.1f}×"
         print(f"| {name} | {ADDED / seconds:,.0f} | {after:.1f} | {share} | {recall:.3f} |", flush=True)
+
+
+def bulk(folder: Path, peers: list[str]) -> None:
+    """One large add into a collection that has a graph: stitched in, and built anew with the rest."""
+    base, queries = load()
+    print("| added at once | by | records/s | distances at recall 0.95 | recall by default |")
+    print("| --- | --- | --- | --- | --- |")
+    for added in (20_000, 50_000, 100_000, 150_000):
+        for way, worn in (("stitching", 1.0), ("building anew", 0.0)):
+            path = folder / f"bulk-{added}-{way.split()[0]}.vec"
+            with vecstore.open(path, dim=base.shape[1], metric="l2", threads=2) as store:
+                store.add(np.arange(len(base) - added), base[added:])
+                vecstore.config.WORN_SHARE = worn
+                start = time.perf_counter()
+                store.add(np.arange(len(base) - added, len(base)), base[:added])
+                seconds = time.perf_counter() - start
+                recall, (scored, _) = reached(store, queries), effort(store, queries)
+                print(f"| {added:,} | {way} | {added / seconds:,.0f} | {scored:,.0f} | {recall:.3f} |", flush=True)
+            path.unlink()
 
 
 def _batches() -> range:
@@ -372,7 +391,7 @@ def _follow(path: str, asked: Any, told: Any) -> None:
             told.put(time.perf_counter() - start)
 
 
-WHAT = {each.__name__: each for each in (ingest, single, churn, window, order, readers, refresh)}
+WHAT = {each.__name__: each for each in (ingest, bulk, single, churn, window, order, readers, refresh)}
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ kernels = {
     "connect": cpu.order.connect(),
     "mend": cpu.knit.mend(),
     "weigh": cpu.knit.weigh(),
-    "chain of later edges": cpu.later.chain(),
+    "lines of later edges": cpu.later.append(),
     "merge": cpu.merge.merge(),
     "spread": cpu.merge.spread(),
     "page sums": checksum.page_sums(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,11 @@ def mended(
     asked = np.arange(len(rows)) if nodes is None else np.array(nodes)
     alive = np.array([node not in dead for node in range(len(rows))], dtype=np.uint8)
     later = Later.of(len(pairs) + 3, len(rows), origin)
-    assert later.add(np.array(pairs, dtype=np.uint32).reshape(-1, 2), 0, len(rows))
+    assert later.added(np.array(pairs, dtype=np.uint32).reshape(-1, 2), 0, len(rows)) is later
     ids = np.array(sorted(dead), dtype=np.uint32)
     found, sizes = np.empty((asked.size, 9), dtype=np.uint32), np.empty(asked.size, dtype=np.int32)
     dispatch.cpu().knit.mend()(
-        table[asked], asked, alive, later.links, later.heads, origin, heirs, ids, table[ids], found, sizes
+        table[asked], asked, alive, later.lines, later.heads, origin, heirs, ids, table[ids], found, sizes
     )
     for some, size in zip(found, sizes.tolist(), strict=True):
         assert size < 0 or (some[size:] == NONE).all()
@@ -87,9 +88,46 @@ def test_more_than_there_is_room_for_is_left_out() -> None:
 
 def test_a_pair_of_no_node_is_told() -> None:
     later = Later.of(4, 3, 0)
-    assert later.add(np.array([[0, 1]], dtype=np.uint32), 0, 3)
+    assert later.added(np.array([[0, 1]], dtype=np.uint32), 0, 3) is later
     for bad in ([3, 0], [0, 3], [NONE, NONE]):
-        assert not later.add(np.array([bad], dtype=np.uint32), 1, 3)
+        assert later.added(np.array([bad], dtype=np.uint32), 1, 3) is None
+
+
+def chains(later: Later) -> list[list[tuple[int, int]]]:
+    """(number, other) of each node's edges, newest first."""
+    found = []
+    for head in later.heads.tolist():
+        chain, line = [], head
+        while line >= 0:
+            places = later.lines[line, 2:].reshape(-1, 2)
+            chain += [(number, other) for number, other in places[::-1].tolist() if number != NONE]
+            line = int(later.lines[line, 0].astype(np.int32))
+        found.append(chain)
+    return found
+
+
+@pytest.mark.parametrize("portion", [1, 13, 4000])
+def test_chains_grow_and_older_walks_keep_theirs(portion: int) -> None:
+    """Whatever the portions they come in, and however often the lines are too few for them."""
+    pairs = np.random.default_rng(0).integers(0, 90, (4000, 2)).astype(np.uint32)
+    pairs[::3, 0] = 7
+    later = Later.of(0, 5, 0)
+    kept = []
+    for start in range(0, len(pairs), portion):
+        nodes = 90 if start else 60 + 30 * (portion == 4000)
+        part = np.minimum(pairs[start : start + portion], nodes - 1)
+        pairs[start : start + portion] = part
+        more = later.added(part, start, nodes)
+        assert more is not None
+        later = more
+        if start % 1000 < portion:
+            kept.append((start + len(part), later))
+    for count, known in kept:
+        expected: list[list[tuple[int, int]]] = [[] for _ in known.heads]
+        for number, (node, other) in enumerate(pairs[:count].tolist()):
+            expected[node].insert(0, (number, other))
+        assert [[edge for edge in chain if edge[0] < count] for chain in chains(known)] == expected
+        assert known.lines.ctypes.data % 64 == 0
 
 
 # -- new nodes
@@ -109,7 +147,9 @@ def test_a_new_node_on_a_line_leads_to_the_nearest_on_each_side() -> None:
     own = np.array([[44, 0]], dtype=np.float32)
     near = np.array([[4, 5, 3, 6, 2, NONE]], dtype=np.uint32)
     with pool:
-        rows, pairs = threads.join(np.array([9]), own, near)
+        order, among = threads.among(own)
+        rows, pairs = threads.join(np.array([9]), own, near, among)
+    assert order.tolist() == [0]
     assert rows.tolist() == [[4, 5, NONE]]
     assert pairs.tolist() == [[4, 9], [5, 9]]
 
@@ -121,10 +161,33 @@ def test_new_nodes_find_each_other(at_once: int) -> None:
     own = np.array([[50, 0], [51, 0], [52, 0]], dtype=np.float32)
     near = np.tile(np.array([[0, 1]], dtype=np.uint32), (3, 1))
     with pool:
-        rows, pairs = threads.join(np.array([2, 3, 4]), own, near)
+        order, among = threads.among(own)
+        rows, pairs = threads.join(np.array([2, 3, 4]), own, near, among)
+    assert order.tolist() == [0, 1, 2]
     assert [sorted(set(one) - {NONE}) for one in rows.tolist()] == [[0, 3], [2, 4], [1, 3]]
     # Back to each of them from whatever it leads to.
     assert sorted(map(tuple, pairs.tolist())) == [(0, 2), (1, 4), (2, 3), (3, 2), (3, 4), (4, 3)]
+
+
+def test_many_new_nodes_find_each_other_in_leaves() -> None:
+    """In an order in which neighbours lie together, and each finds nearly all that a comparison with all would."""
+    own = np.random.default_rng(4).normal(size=(500, 4)).astype(np.float32)
+    threads, pool = weaver(own, degree=16)
+    few = replace(threads, plan=replace(threads.plan, leaf=60, fanout=4))
+    with pool:
+        order, places = few.among(own)
+    assert sorted(order.tolist()) == list(range(500))
+    apart = ((own[order][:, None] - own[order][None]) ** 2).sum(axis=2)
+    np.fill_diagonal(apart, np.inf)
+    steps = np.sqrt(apart[np.arange(499), np.arange(1, 500)]).mean()
+    assert steps < 0.6 * np.sqrt(apart[np.isfinite(apart)]).mean()
+    # In a leaf only those are kept that no kept one is much nearer to: the nearest of all is among them.
+    assert np.mean(places[:, 0] == np.argmin(apart, axis=1)) > 0.95
+    for node, row in enumerate(places.tolist()):
+        named = [other for other in row if other != NONE]
+        assert row == named + [NONE] * (len(row) - len(named))
+        assert node not in named
+        assert (np.diff(apart[node, named]) >= -1e-4).all()
 
 
 def test_a_crowded_row_is_pruned_and_others_are_taken_as_they_are() -> None:
@@ -133,7 +196,7 @@ def test_a_crowded_row_is_pruned_and_others_are_taken_as_they_are() -> None:
     threads, pool = weaver(points, degree=3)
     rows = np.array([[0, 1, 2, 3], [0, 0, NONE, NONE]], dtype=np.uint32)
     later = Later.of(5, 8, 0)
-    assert later.add(np.array([[0, 4], [0, 5], [1, 2]], dtype=np.uint32), 0, 8)
+    assert later.added(np.array([[0, 4], [0, 5], [1, 2]], dtype=np.uint32), 0, 8) is later
     with pool:
         changed, neighbors = threads.mend(np.arange(2), rows, np.ones(8, dtype=np.uint8), later)
     assert changed.tolist() == [0, 1]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import vecstore
 from vecstore import config
 from vecstore.errors import CorruptionError
+from vecstore.index.build import Plan
 from vecstore.resident import Keeper
 from vecstore.storage import graph as stored
 from vecstore.storage import keys
@@ -137,6 +138,36 @@ def test_a_tenth_at_once_is_linked_in_slices(grown: vecstore.Collection, kind: t
     assert after is not None
     assert (after.stamp, after.nodes) == (before.stamp, 1750)
     assert recall(grown, vectors(kind, 80, seed=2), search_list=300) >= 0.98
+
+
+@pytest.mark.parametrize("leaf", [700, 40], ids=["compared", "in leaves"])
+def test_many_at_once_are_stitched_in(
+    grown: vecstore.Collection, kind: tuple[str, str], monkeypatch: pytest.MonkeyPatch, leaf: int
+) -> None:
+    """One slice links all of them, and what was deleted before lends them its nodes."""
+    monkeypatch.setattr(config, "MANY_FROM", 300)
+    monkeypatch.setattr(config, "WORN_SHARE", 0.9)
+    monkeypatch.setattr("vecstore.living.build.Plan", lambda seed: Plan(seed=seed, leaf=leaf))
+    before = grown._file.snapshot().state.header.graph
+    grown.delete(np.arange(0, 400, 2))
+    grown.optimize()
+    grown.optimize()
+    more = vectors(kind, 1200, seed=1)
+    commits = grown._file.snapshot().number
+    grown.add(np.arange(1500, 2700), more)
+    after = grown._file.snapshot().state.header.graph
+    assert before is not None
+    assert after is not None
+    assert after.stamp == before.stamp
+    assert 2500 <= after.nodes <= 2700
+    assert grown.stats()["pending"] == 0
+    # The records, their links, and what the sweep does behind them; slices of 150 would be eight.
+    assert grown._file.snapshot().number - commits <= 6
+    assert recall(grown, vectors(kind, 80, seed=2)) >= 0.9
+    assert recall(grown, vectors(kind, 80, seed=2), search_list=300) >= 0.98
+    found, truth = (grown.search(more[::60], k=1, **how) for how in ({"search_list": 100}, {"exact": True}))
+    assert np.mean(found.distances <= truth.distances + 1e-6) == 1.0
+    assert grown.verify().ok
 
 
 def test_many_at_once_are_built_anew(grown: vecstore.Collection, kind: tuple[str, str]) -> None:
@@ -314,7 +345,9 @@ def test_a_reader_that_follows_knows_what_a_new_one_reads(grown: vecstore.Collec
             old = old[old != stored.NONE]
             assert not linked[old[old < linked.size]].any()
             assert known.edges == read.edges == graph.edges
-            np.testing.assert_array_equal(known.later.links[: known.edges], read.later.links[: read.edges])
+            used = int(read.later.used[0])
+            assert known.later.used[0] == used
+            np.testing.assert_array_equal(known.later.lines[:used], read.later.lines[:used])
 
 
 def test_readers_search_while_a_writer_links_and_sweeps(grown: vecstore.Collection, kind: tuple[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from vecstore.graph import Graph
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers
 from vecstore.query.fields import Fields
+from vecstore.query.found import Found
 from vecstore.query.where import Where, parse
 from vecstore.report import build_progress, plan, progress_line, stats, warn_of_old_snapshots
 from vecstore.storage import replace, store
@@ -540,13 +541,14 @@ class Collection(Asking):
             elif queries is None:
                 queries, _ = inputs.check_queries(query, self._settings)
             asked = Asked(limit, radius, filter_, recall, search_list, exact, workers)
+            found: Sequence[Found]
             if varied:
                 way = variety.Way(group_by, group_size, diversity, where)
                 found = variety.answer(self._planner, blocks, queries, own, asked, way)
                 limit = (limit or DEFAULT_K) * (group_size if group_by is not None else 1)
             else:
                 found, _ = order.answer(self._planner, blocks, queries, own, asked)
-            batch = answers.hits_of(blocks, found, limit, cold=self._planner.cold(blocks))
+            batch = answers.hits_of(blocks, found, limit, cold=self._planner.cold(blocks), threads=workers)
         return batch[0] if single else batch
 
     def _plain(self, query: object) -> bool:

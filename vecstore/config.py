@@ -47,12 +47,14 @@ GRAPH_FROM = 10_000
 GRAPH_FROM_BYTES = 20_000_000
 # A byte of packed bits takes as long as so many of numbers.
 BITS_BYTE = 4
-# The graph is built anew when this share of the records is not in it: linking takes some six times as long a record.
-WORN_SHARE = 0.2
+# The graph is built anew when this share of the records is not in it: linking many at once takes twice as long a record.
+WORN_SHARE = 0.33
 # Or when so many of its nodes are dead that the sweep, which gives them to new records, has too little use for them.
 GONE_SHARE = 0.6
 # From so many pending records on, or rows that the sweep owes, a commit links and sweeps; and it does no more than this.
 LINKED_FROM, LINKED_AT_ONCE = 256, 2_000
+# But where so many wait, up to so many are linked together: each costs less, and none is compared with every query.
+MANY_FROM, LINKED_MANY = 8_000, 64_000
 SWEPT_FROM, SWEPT_AT_ONCE = 40_000, 40_000
 # A read that began so many commits ago is warned of.
 OLD_SNAPSHOT = 1_000

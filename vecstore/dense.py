@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import msgpack
 import numpy as np
 
-from vecstore.index.knit import NONE, Nodes
+from vecstore.index.build import NONE
+from vecstore.index.knit import Nodes
 from vecstore.living import Living
 from vecstore.resident import without_codes
 from vecstore.storage import graph as stored

@@ -14,6 +14,7 @@ from vecstore.index.chosen import Chosen, Costs, Search, Trial
 from vecstore.index.walk import Effort
 from vecstore.query import exact
 from vecstore.query.fields import Fields
+from vecstore.query.found import Found
 from vecstore.query.where import Where
 from vecstore.storage.state import Blocks, Numbers, State
 from vecstore.storage.vectors import read_rows
@@ -77,7 +78,7 @@ class Filtered:
         recall: float | None,
         search_list: int | None,
         threads: int,
-    ) -> tuple[list[exact.Found], Effort]:
+    ) -> tuple[list[Found], Effort]:
         """The k nearest of each query among the chosen, pending records included; and what it took."""
         with explained(state):
             search = self._search(state, ready, chosen, (k, recall, search_list))
@@ -99,7 +100,7 @@ class Filtered:
         query: NDArray[Any],
         asked: tuple[int, float | None, int | None],
         threads: int,
-    ) -> exact.Found | None:
+    ) -> Found | None:
         """As ``nearest``, for one query; None where it is not known yet what the filter chooses."""
         chosen = self.known(ready, where)
         search = None if chosen is None else chosen.searches.get(asked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from vecstore.index.calibrate import Calibration, Curve, Reach
 from vecstore.index.codec import KINDS, room_for_codes
 from vecstore.index.walk import DamageFound, Effort, Resident, Walker
 from vecstore.query import exact
+from vecstore.query.found import Found, Rows
 from vecstore.resident import Keeper, parameters
 from vecstore.storage import graph as stored
 from vecstore.storage import keys
@@ -34,8 +35,6 @@ from vecstore.storage.session import Session
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers, State
 from vecstore.storage.vectors import read_rows
-
-Found = exact.Found
 
 _CODECS = {*KINDS, *bits.KINDS}
 # How many rows of a graph that is no blocks yet are taken for one.
@@ -126,16 +125,16 @@ class Graph:
         k: int,
         reach: calibrate.Reach,
         threads: int,
-    ) -> tuple[list[Found], Effort]:
+    ) -> tuple[Sequence[Found], Effort]:
         """The k nearest of each query, pending records included; and what it took."""
         with explained(blocks):
             slots, distances, sizes, effort = ready.walker.search(
                 queries, k, reach, ready.mask, threads, exact.executor, others=ready.few
             )
-        answers = [
-            (row[:size], values[:size])
-            for row, values, size in zip(slots, distances, sizes.tolist(), strict=True)
-        ]
+        found = Rows(slots, distances, sizes)
+        if not effort.lost.size and ready.many is None:
+            return found, effort
+        answers = list(found)
         # Where nearly all records near a query are gone, a walk says that it is lost, and a scan answers.
         for place in effort.lost.tolist():
             mask = live_mask(blocks) if ready.many is None else ready.mask
@@ -202,7 +201,7 @@ class Graph:
             return False
         with explained(session.base):
             if not _uncalibrated(graph):
-                return upkeep.tend(session, ready.walker, ready.mask, self._threads)
+                return upkeep.tend(session, ready.walker, ready.mask, self._threads, self._memory)
             calibration = self._calibration(session.base, ready.walker, ready.mask)
         # Codes that were made for other vectors may tell too little apart.
         if calibration.reaches(None) or not self._rebuild(session, progress):

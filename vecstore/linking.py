@@ -22,6 +22,7 @@ from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration
 from vecstore.index.choice import choose
 from vecstore.index.codec import Codec, room_for_codes
+from vecstore.index.knit import bytes_of_later
 from vecstore.index.walk import Resident
 from vecstore.query import exact
 from vecstore.storage import graph as stored
@@ -84,7 +85,7 @@ class Linked:
 
 def resident_bytes(nodes: int, code_bytes: int, edges: int = 0) -> int:
     """What walks keep in memory of a graph: a code, a slot and the way back from it for each node; edges in chains."""
-    return nodes * (code_bytes + 8) + (8 * edges + 4 * nodes if edges else 0)
+    return nodes * (code_bytes + 8) + bytes_of_later(edges, nodes)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.index import build, space
-from vecstore.index.knit import NONE, Nodes, Weaver
+from vecstore.index.build import NONE
+from vecstore.index.knit import Nodes, Weaver
 from vecstore.index.walk import Resident
 from vecstore.query import exact
 from vecstore.storage import growth
@@ -22,7 +23,7 @@ _VECTOR_BYTES = 16 << 20
 class Living:
     def __init__(self, base: State, resident: Resident, mask: NDArray[np.uint8], threads: int) -> None:
         """``mask`` has the slots of live, linked records."""
-        self.base, self.resident = base, resident
+        self.base, self.resident, self.mask = base, resident, mask
         self.settings = base.header.settings
         self.slots = resident.slots
         known = np.flatnonzero(self.slots < mask.size)

@@ -6,7 +6,7 @@ given is complete, to the recall target where a walk ended it and without a gap 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vecstore.config import MOST_WALKED
 from vecstore.index.walk import Effort
 from vecstore.planner import Asked, Planner
-from vecstore.query.exact import Found
+from vecstore.query.found import Found
 from vecstore.storage.state import Blocks, Numbers
 
 # Radii are walked for with so many answers, then more; a scan takes little longer than still more would.
@@ -27,7 +27,7 @@ _FIRST, _SCANNED = 128, 1 << 14
 
 def answer(
     planner: Planner, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked
-) -> tuple[list[Found], Effort | None]:
+) -> tuple[Sequence[Found], Effort | None]:
     """As ``planner.answer``, with radii walked for where there is a graph."""
     if asked.radius is None or asked.exact:
         return planner.answer(blocks, queries, own, asked)
@@ -44,7 +44,7 @@ def answer(
 
 def _within(
     planner: Planner, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked
-) -> tuple[list[Found], Effort | None]:
+) -> tuple[Sequence[Found], Effort | None]:
     """All within the radius: a walk is believed where at least half of what it found lies beyond."""
     assert asked.radius is not None
     answers: list[Found | None] = [None] * len(queries)

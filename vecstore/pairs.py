@@ -5,7 +5,7 @@ Where there is a graph it is walked from each record; else tiles of vectors are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vecstore import order
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers, exact
-from vecstore.query.exact import Found
+from vecstore.query.found import Found
 from vecstore.storage.slots import TEXT, read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.store import batches, read_stored
@@ -28,7 +28,7 @@ _WIDTHS = 8, 30, 120, 480, 1_500
 
 
 # Of these places in a batch, so many of the nearest others, or all within a radius.
-Nearest: TypeAlias = Callable[[Numbers, int | None, float], list[Found]]
+Nearest: TypeAlias = Callable[[Numbers, int | None, float], Sequence[Found]]
 
 
 class Linked(NamedTuple):
@@ -41,7 +41,7 @@ class Linked(NamedTuple):
 
 def neighbours(
     planner: Planner, blocks: Blocks, asked: Asked, size: int
-) -> Iterator[tuple[Numbers, list[Found]]]:
+) -> Iterator[tuple[Numbers, Sequence[Found]]]:
     """The nearest others of every record, a batch of slots at a time."""
     slots = np.flatnonzero(planner.candidates(blocks, asked)).astype(np.int64)
     for part in batches(slots, size):
@@ -53,6 +53,7 @@ def near(planner: Planner, blocks: Blocks, radius: float, asked: Asked) -> Itera
     """All pairs within the radius, each once: the first of a pair is the record that was written to a lower slot."""
     mask = planner.candidates(blocks, asked)
     slots = np.flatnonzero(mask).astype(np.int64)
+    nearest: Nearest
     for part in batches(slots, _BATCH):
         if planner.walks(blocks, replace(asked, k=_WIDTHS[0])):
             nearest = partial(_walked, planner, blocks, part, asked)
@@ -94,7 +95,7 @@ def _walked(
     left: Numbers,
     width: int | None,
     radius: float,
-) -> list[Found]:
+) -> Sequence[Found]:
     wanted = replace(asked, k=width, radius=radius if width is None else None)
     slots = part[left]
     return planner.answer(blocks, answers.queries_of(blocks, slots), slots, wanted)[0]

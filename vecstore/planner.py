@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from vecstore.graph import Graph, Ready, merged
 from vecstore.index.single import Single
 from vecstore.index.walk import Effort
 from vecstore.query import exact
+from vecstore.query.found import Found
 from vecstore.query.where import Where
 from vecstore.storage.state import Blocks, Numbers, State
 
@@ -69,7 +71,7 @@ class Planner:
         ready = blocks.cache.get("graph")
         return isinstance(ready, Ready) and ready.walker.watch.cold
 
-    def answer_one(self, state: State, query: NDArray[Any], asked: Asked) -> exact.Found | None:
+    def answer_one(self, state: State, query: NDArray[Any], asked: Asked) -> Found | None:
         """As ``answer``, for a single vector; None where ``answer`` must be asked.
 
         The query is contiguous and aligned, of float32 or of packed bits.
@@ -104,10 +106,11 @@ class Planner:
 
     def answer(
         self, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked
-    ) -> tuple[list[exact.Found], Effort | None]:
+    ) -> tuple[Sequence[Found], Effort | None]:
         """The answers, without each query's own slot; and what a walk took."""
         ready = self._ready(blocks, asked)
         k, effort = asked.k, None
+        found: Sequence[Found]
         if ready is not None and asked.where is not None:
             assert k is not None
             assert isinstance(blocks, State)

@@ -122,7 +122,7 @@ def _refresh(kept: _Kept, blocks: State) -> None:
     if graph.edges_origin != before.edges_origin:
         kept.later = _chained(stored.read_edges(blocks), blocks)
     else:
-        _lengthen(kept, blocks, stored.read_edges(blocks, before.edges))
+        kept.later = _added(kept.later, stored.read_edges(blocks, before.edges), before.edges, blocks)
     kept.graph, kept.transaction = graph, blocks.meta.transaction
     kept.resident = replace(
         resident,
@@ -153,28 +153,17 @@ def _rename(kept: _Kept, blocks: State, changed: Numbers) -> None:
     kept.slots[nodes[linked]] = slots[linked]
 
 
-def _lengthen(kept: _Kept, blocks: State, pairs: Nodes) -> None:
-    graph, before = graph_of(blocks), kept.graph
-    if not graph.edges:
-        return
-    later = kept.later
-    if graph.edges > len(later.links) or graph.nodes > later.heads.size:
-        # All of it anew: walks of older snapshots follow chains through arrays of one size.
-        kept.later = later.grown(before.edges, int(_ROOM * graph.edges), int(_ROOM * graph.nodes))
-    _add(kept.later, pairs, before.edges, blocks)
-
-
 def _chained(pairs: Nodes, blocks: State) -> Later:
     graph = graph_of(blocks)
-    later = Later.of(int(_ROOM * len(pairs)), int(_ROOM * graph.nodes) if len(pairs) else 0, graph.edges_origin)
-    _add(later, pairs, 0, blocks)
-    return later
+    return _added(Later.of(len(pairs), graph.nodes if len(pairs) else 0, graph.edges_origin), pairs, 0, blocks)
 
 
-def _add(later: Later, pairs: Nodes, at: int, blocks: State) -> None:
+def _added(later: Later, pairs: Nodes, at: int, blocks: State) -> Later:
     graph = graph_of(blocks)
-    if not later.add(pairs, at, graph.nodes):
+    more = later.added(pairs, at, graph.nodes) if graph.edges else later
+    if more is None:
         raise damaged(keys.EDGES, graph.edges_first, "it names a node that does not exist")
+    return more
 
 
 def _grown(array: NDArray[Any], used: int, wanted: int, fill: int) -> NDArray[Any]:

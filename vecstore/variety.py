@@ -16,7 +16,7 @@ from vecstore.kernels import reference
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers
 from vecstore.query.columns import MISSING, extract, freeze
-from vecstore.query.exact import Found
+from vecstore.query.found import Found
 from vecstore.query.where import parse
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
@@ -43,7 +43,7 @@ class Way:
 
 def answer(
     planner: Planner, blocks: Blocks, queries: NDArray[Any], own: Numbers | None, asked: Asked, way: Way
-) -> list[Found]:
+) -> Sequence[Found]:
     """The answers to each query: the best of each group, or far from one another."""
     if way.group_by is not None and way.diversity is not None:
         raise InvalidArgumentError("group_by and diversity answer two questions: ask one at a time")

@@ -12,6 +12,7 @@ import numpy as np
 from numba import types
 
 from .compile import compiled, helper, reads, writes
+from .later import PLACES
 from .prune import NONE, offer, squared
 
 
@@ -39,7 +40,7 @@ def _place_of(ids, node):
     return low
 
 
-def _mend(rows, nodes, alive, links, heads, origin, heirs, dead_ids, dead_rows, found, sizes):
+def _mend(rows, nodes, alive, lines, heads, origin, heirs, dead_ids, dead_rows, found, sizes):
     for i in range(len(rows)):
         node = nodes[i]
         sizes[i] = -1
@@ -58,12 +59,14 @@ def _mend(rows, nodes, alive, links, heads, origin, heirs, dead_ids, dead_rows, 
         kept = count
         # The older ones are in the row, or were found to be too many for it.
         since = max(types.int64(rows[i, 0]) - origin, 0)
-        link = types.int64(heads[node]) if node < len(heads) else types.int64(-1)
-        while link >= since:
-            other = links[link, 1]
-            if alive[other] and other != node:
-                count = _add(found[i], count, other)
-            link = types.int64(np.int32(links[link, 0]))
+        line = types.int64(heads[node]) if node < len(heads) else types.int64(-1)
+        while line >= 0:
+            for place in range(PLACES - 1, -1, -1):
+                number, other = types.int64(lines[line, 2 + 2 * place]), lines[line, 3 + 2 * place]
+                if number >= since and number != NONE and alive[other] and other != node:
+                    count = _add(found[i], count, other)
+            newer = types.int64(lines[line, 2]) >= since
+            line = types.int64(np.int32(lines[line, 0])) if newer else types.int64(-1)
         if dead:
             for e in range(1, rows.shape[1]):
                 other = rows[i, e]
@@ -101,7 +104,7 @@ _I32, _I64, _U32, _F32 = types.int32, types.int64, types.uint32, types.float32
 
 @functools.cache
 def mend() -> Any:
-    """`(rows: uint32[n, 1 + r], nodes: int64[n], alive: uint8[m], links: uint32[p, 2], heads: int32[h], origin,
+    """`(rows: uint32[n, 1 + r], nodes: int64[n], alive: uint8[m], lines: uint32[l, 16], heads: int32[h], origin,
     heirs, dead_ids: uint32[d], dead_rows: uint32[d, 1 + r], found: uint32[n, c], sizes: int32[n])`.
 
     Finds for the rows of nodes where they should lead: to live neighbours, along the edges that came later, and to

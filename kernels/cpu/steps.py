@@ -16,7 +16,7 @@ from .bits import hamming_row, jaccard_row
 from .coder import prepare
 from .codes import score
 from .compile import helper
-from .later import ask_for_later, first_later, next_later, other_of, since_of
+from .later import PLACES, ask_for_head, newest_line, number_at, older_line, other_at, since_of
 from .memory import as_uint32, as_uint64, load, prefetch
 from .pool import node_of
 from .rows import ask_for_vector, read_vector, vector_at
@@ -36,7 +36,7 @@ LATER = 64
 # What a walk reads: addresses of tables, and sizes. Blocks of a kind lie at `addresses[b]` and were found
 # whole if `seen[b]` is `generations[b]`; the first of the graph has the number `graph_first`. Of each block of
 # vectors there are the sums of its pages, and the generations in which those were found right. Edges that came
-# after the rows are in chains of links, of which this snapshot has `later_count`. While what is read comes from
+# after the rows are in chains of lines, and this snapshot has `later_count` of them. While what is read comes from
 # the disk, `cold` is 1, and it is asked for ahead of need.
 FRAME = np.dtype(
     [
@@ -73,7 +73,7 @@ FRAME = np.dtype(
         ("vector_generations", "i8"),
         ("vector_seen", "i8"),
         ("later_heads", "i8"),
-        ("later_links", "i8"),
+        ("later_lines", "i8"),
         ("later_count", "i8"),
         ("later_origin", "i8"),
         ("cold", "i8"),
@@ -135,7 +135,7 @@ def ask_for_row(frame, node):
     start += (node - block * frame.graph_rows) * 4 * (frame.degree + 1)
     for offset in range(0, 4 * (frame.degree + 1), _LINE):
         prefetch(start + offset)
-    ask_for_later(frame, node)
+    ask_for_head(frame, node)
 
 
 @helper
@@ -151,6 +151,7 @@ def ask_for_next(frame, pool, at, size):
         return
     row = types.int64(load(as_uint64(frame.graph_addresses), block)) + HEAD
     row += (node - block * frame.graph_rows) * 4 * (frame.degree + 1)
+    newest_line(frame, node)
     for edge in range(frame.degree):
         other = types.int64(load(as_uint32(row), edge + 1))
         if other == NONE:
@@ -182,7 +183,7 @@ def expand(frame, node, weights, skip, seen, mask, fresh, counters):
         counters[2], counters[3] = DAMAGED, frame.graph_first + node // frame.graph_rows
         return types.int64(-1)
     count = types.int64(0)
-    link, since = first_later(frame, node), since_of(frame, row)
+    line, since = newest_line(frame, node), since_of(frame, row)
     for edge in range(frame.degree):
         other = types.int64(load(as_uint32(row), edge + 1))
         if other >= frame.nodes:
@@ -191,9 +192,11 @@ def expand(frame, node, weights, skip, seen, mask, fresh, counters):
             counters[2], counters[3] = FOREIGN, frame.graph_first + node // frame.graph_rows
             return types.int64(-1)
         count = meet(frame, other, skip, seen, mask, fresh, count)
-    while link >= since and count < len(fresh) - 1:
-        count = meet(frame, other_of(frame, link), skip, seen, mask, fresh, count)
-        link = next_later(frame, link)
+    while line != 0 and count < len(fresh) - PLACES:
+        for place in range(PLACES):
+            if since <= number_at(line, place) < frame.later_count:
+                count = meet(frame, other_at(line, place), skip, seen, mask, fresh, count)
+        line = older_line(frame, line, since)
     return count
 
 

@@ -23,6 +23,8 @@ Numbers = NDArray[np.int64]
 Edges = NDArray[np.uint32]
 Progress = Callable[[float], None]
 
+NONE = np.uint32(0xFFFFFFFF)
+
 # Leaves are handed to threads in portions of this many: what they found waits until it is collected.
 _PORTION = 64
 # Above this many leaders a vector looks for its own among those of the nearest cells of leaders only.
@@ -58,13 +60,7 @@ def build(
     """(order, edges, entries): `order[node]` is the row of a node; edges and entries are in nodes."""
     count = len(vectors)
     random = np.random.default_rng(plan.seed)
-    leaders = _choose_leaders(vectors, plan, random)
-    chosen = _assign(vectors, leaders, plan.fanout, threads, pool)
-    progress(0.1)
-    order = _node_order(vectors, leaders, chosen[:, 0].astype(np.int64), threads, pool)
-    vectors, chosen = vectors[order], chosen[order]
-    lists = _Lists(count, plan.candidates)
-    _collect_leaves(vectors, chosen, plan, random, lists, threads, pool, progress)
+    order, vectors, lists = _gathered(vectors, plan, random, threads, pool, progress)
     edges = np.empty((count, plan.degree), dtype=np.uint32)
     kernels = dispatch.cpu()
     # Asked for here and not by each thread: two of them would compile it twice.
@@ -88,6 +84,18 @@ def build(
     return order, edges, entries
 
 
+def candidates(vectors: Vectors, plan: Plan, threads: int, pool: Executor) -> tuple[Numbers, Edges]:
+    """(order, places): an order in which neighbours follow one another, and those in it that each one found near.
+
+    Nearest first, filled up with NONE: what ``build`` makes edges of, for a caller who knows of other candidates too.
+    """
+    random = np.random.default_rng(plan.seed)
+    order, _, lists = _gathered(vectors, plan, random, threads, pool, lambda done: None)
+    places, _, counts = lists.arrays
+    places[np.arange(places.shape[1]) >= counts[:, None]] = NONE
+    return order, places
+
+
 class _Lists:
     """Candidates for each node's edges, nearest first."""
 
@@ -102,6 +110,20 @@ class _Lists:
 def memory_a_vector(plan: Plan, width: int) -> int:
     """Bytes that building takes for each vector: itself twice, its candidates and its edges."""
     return 8 * width + 8 * plan.candidates + 4 * plan.degree + 8 * plan.fanout + 40
+
+
+def _gathered(
+    vectors: Vectors, plan: Plan, random: Any, threads: int, pool: Executor, progress: Progress
+) -> tuple[Numbers, Vectors, _Lists]:
+    """(order, vectors in that order, the candidates of each)."""
+    leaders = _choose_leaders(vectors, plan, random)
+    chosen = _assign(vectors, leaders, plan.fanout, threads, pool)
+    progress(0.1)
+    order = _node_order(vectors, leaders, chosen[:, 0].astype(np.int64), threads, pool)
+    vectors, chosen = vectors[order], chosen[order]
+    lists = _Lists(len(vectors), plan.candidates)
+    _collect_leaves(vectors, chosen, plan, random, lists, threads, pool, progress)
+    return order, vectors, lists
 
 
 def _ranges(count: int, parts: int) -> list[tuple[int, int]]:

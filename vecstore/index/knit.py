@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.index.build import Edges, Plan, Vectors
+from vecstore.index.build import NONE, Edges, Plan, Vectors, candidates
 from vecstore.kernels import dispatch
 
 Nodes = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
 VectorsOf = Callable[[Numbers], Vectors]
-
-NONE = np.uint32(0xFFFFFFFF)
 
 # Where a mended row may lead before it is pruned: its own neighbours and so many more.
 _MORE = 113
@@ -35,42 +33,70 @@ _WEIGHED, _NEW_ALPHA, _MENDED = 96, 1.3, 40
 _AMONG_LOOKED_AT, _AMONG_KEPT = 32, 12
 
 
+# A line of the cache has places for so many edges that came later. Lines are made in so many, and half as many again.
+_LINE_WORDS, _PLACES, _LEAST_LINES, _MORE_LINES = 16, 7, 64, 1.5
+
+
+def bytes_of_later(edges: int, nodes: int) -> int:
+    """What chains of so many edges may take, each node's last line not being full."""
+    return 4 * _LINE_WORDS * (edges // _PLACES + min(edges, nodes)) + 4 * nodes if edges else 0
+
+
 @dataclass(frozen=True)
 class Later:
-    """Edges that came after the rows, as links of each node's chain: the next older one, and where this one leads."""
+    """Edges that came after the rows, in chains of lines: see the kernels' ``later``. Arrays have room for more."""
 
-    links: Nodes
+    lines: Nodes
     heads: NDArray[np.int32]
+    used: Numbers
     # How many came before the first of them. A row's mark says how many there had been when it was written.
     origin: int = 0
 
     @property
     def nbytes(self) -> int:
-        return self.links.nbytes + self.heads.nbytes
+        return self.lines.nbytes + self.heads.nbytes
 
     @classmethod
     def of(cls, edges: int, nodes: int, origin: int) -> Later:
-        """Room for so many edges of so many nodes."""
-        return cls(
-            np.zeros((edges, 2), dtype=np.uint32),
-            np.full(nodes, -1, dtype=np.int32),
-            origin,
-        )
+        """None yet, with room for about so many edges of so many nodes."""
+        lines = max(_LEAST_LINES, 2 * edges // _PLACES) if nodes else 0
+        return cls(_empty_lines(lines), np.full(nodes, -1, dtype=np.int32), np.zeros(1, dtype=np.int64), origin)
 
-    def grown(self, used: int, edges: int, nodes: int) -> Later:
-        """A copy of the first edges that has room for more of them, and of nodes."""
-        copy = Later.of(edges, nodes, self.origin)
-        copy.links[:used] = self.links[:used]
-        copy.heads[: self.heads.size] = self.heads
-        return copy
+    def added(self, pairs: Nodes, at: int, nodes: int) -> Later | None:
+        """With these edges behind the first `at`; None if one names a node which is none.
 
-    def add(self, pairs: Nodes, at: int, nodes: int) -> bool:
-        """Append pairs behind the first `at`; False if one names a node which is none. Walks may go on meanwhile."""
-        self.links[at : at + len(pairs)] = pairs
-        return bool(dispatch.cpu().later.chain()(self.links, at, at + len(pairs), nodes, self.heads) < 0)
+        Walks may go on meanwhile: what they know is changed in no way that they see.
+        """
+        later = self if nodes <= self.heads.size else self._with_heads(nodes + nodes // 4)
+        append, done = dispatch.cpu().later.append(), 0
+        while done < len(pairs):
+            placed = append(pairs[done:], at + done, nodes, later.heads, later.lines, later.used)
+            if placed < 0:
+                return None
+            done += placed
+            if done < len(pairs):
+                later = later._with_lines(max(_LEAST_LINES, int(_MORE_LINES * len(later.lines))))
+        return later
+
+    def _with_heads(self, nodes: int) -> Later:
+        heads = np.full(nodes, -1, dtype=np.int32)
+        heads[: self.heads.size] = self.heads
+        return replace(self, heads=heads, used=self.used.copy())
+
+    def _with_lines(self, count: int) -> Later:
+        lines = _empty_lines(count)
+        lines[: len(self.lines)] = self.lines
+        return replace(self, lines=lines, heads=self.heads.copy(), used=self.used.copy())
 
 
-NO_LATER = Later(np.zeros((0, 2), np.uint32), np.zeros(0, np.int32))
+def _empty_lines(count: int) -> Nodes:
+    """Each begins where a line of the cache does."""
+    plain = np.full((count + 1) * _LINE_WORDS, NONE, dtype=np.uint32)
+    start = -plain.ctypes.data % (4 * _LINE_WORDS) // 4
+    return plain[start : start + count * _LINE_WORDS].reshape(count, _LINE_WORDS)
+
+
+NO_LATER = Later.of(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -86,25 +112,40 @@ class Weaver:
     # How many vectors are in memory at once.
     vectors_at_once: int
 
-    def join(self, nodes: Numbers, own: Vectors, near: Nodes) -> tuple[Edges, Nodes]:
+    def among(self, own: Vectors) -> tuple[Numbers, Nodes]:
+        """(order, places): an order for new nodes, and those in it that each found near among them, nearest first.
+
+        They are compared with one another where they are few, and come together in leaves where they are many.
+        """
+        count = len(own)
+        if count > self.plan.leaf * self.plan.fanout:
+            return candidates(own, self.plan, self.threads, self.pool)
+        order = np.arange(count, dtype=np.int64)
+        places = np.full((count, min(_AMONG_KEPT, count - 1)), NONE, dtype=np.uint32)
+        if count > 1:
+            distances = np.empty(places.shape, dtype=np.float32)
+            leaf_edges, alpha = dispatch.cpu().leaf.leaf_edges(), np.float32(self.plan.alpha)
+            leaf_edges(own, order, _AMONG_LOOKED_AT, alpha, places, distances)
+        return order, places
+
+    def join(self, nodes: Numbers, own: Vectors, near: Nodes, among: Nodes) -> tuple[Edges, Nodes]:
         """(rows, pairs): the neighbours of new nodes, and the edges that lead back to them.
 
-        ``own`` are their vectors; ``near`` (n, c) the nodes that a search found near each, filled up with NONE.
+        ``own`` are their vectors; ``near`` (n, c) the nodes that a search found near each and ``among`` the places of
+        new nodes, both filled up with NONE.
         """
-        candidates = near
-        if len(nodes) > 1:
-            among = self._among(own)
-            names = np.where(among == NONE, NONE, nodes[np.minimum(among, len(nodes) - 1)]).astype(np.uint32)
-            candidates = np.concatenate((near, names), axis=1)
+        names = np.where(among == NONE, NONE, nodes[np.minimum(among, len(nodes) - 1)]).astype(np.uint32)
+        found = np.concatenate((near, names), axis=1)
 
         def vectors_of(wanted: Numbers) -> Vectors:
-            mine = np.isin(wanted, nodes)
+            places = np.minimum(np.searchsorted(nodes, wanted), nodes.size - 1)
+            mine = nodes[places] == wanted
             vectors = np.empty((wanted.size, own.shape[1]), dtype=np.float32)
-            vectors[mine] = own[np.searchsorted(nodes, wanted[mine])]
+            vectors[mine] = own[places[mine]]
             vectors[~mine] = self.vectors_of(wanted[~mine])
             return vectors
 
-        rows = self._chosen(nodes.astype(np.uint32), candidates, vectors_of, self.plan.degree, _NEW_ALPHA)
+        rows = self._chosen(nodes.astype(np.uint32), found, vectors_of, self.plan.degree, _NEW_ALPHA)
         used = rows != NONE
         targets = np.repeat(nodes.astype(np.uint32), used.sum(axis=1))
         return rows, np.stack((rows[used], targets), axis=1)
@@ -120,7 +161,7 @@ class Weaver:
             rows,
             nodes,
             alive,
-            later.links,
+            later.lines,
             later.heads,
             later.origin,
             _HEIRS,
@@ -139,15 +180,6 @@ class Weaver:
                 owners, found[changed[crowded]], self.vectors_of, most, self.plan.alpha
             )
         return changed, result
-
-    def _among(self, own: Vectors) -> Nodes:
-        """Those that each new node finds near among the new ones."""
-        ids = np.empty((len(own), min(_AMONG_KEPT, len(own) - 1)), dtype=np.uint32)
-        distances = np.empty(ids.shape, dtype=np.float32)
-        alpha = np.float32(self.plan.alpha)
-        members = np.arange(len(own), dtype=np.int64)
-        dispatch.cpu().leaf.leaf_edges()(own, members, _AMONG_LOOKED_AT, alpha, ids, distances)
-        return ids
 
     def _chosen(
         self, owners: Nodes, candidates: Nodes, vectors_of: VectorsOf, most: int, alpha: float

@@ -23,7 +23,6 @@ from vecstore.kernels import dispatch
 
 Words = NDArray[np.uint32]
 
-_NONE = np.uint32(0xFFFFFFFF)
 
 
 class Linked:
@@ -122,7 +121,7 @@ def _link_shard(
     placed = members[order]
     for first, last in portions(0, len(edges), 4 * plan.degree):
         part = edges[first:last]
-        used = part != _NONE
+        used = part != build.NONE
         part[used] = placed[part[used]]
     mine = np.flatnonzero(order < high - low)
     places.nodes[placed[mine]] = np.arange(low, high, dtype=np.uint32)
@@ -179,7 +178,7 @@ def _connect(table: Rows, count: int, entries: Edges) -> None:
 def _join(table: Rows, node: int, last: int, marks: NDArray[np.uint8]) -> None:
     """Let a node within reach lead to this one: one near it, or the one joined last."""
     row = table.read(node, node + 1).view(np.uint32)[0]
-    near = [other for other in row[1:].tolist() if other != _NONE and marks[other]]
+    near = [other for other in row[1:].tolist() if other != build.NONE and marks[other]]
     host = near[0] if near else last
     edges = table.read(host, host + 1).view(np.uint32)[0]
     if node in edges[1:]:
@@ -187,14 +186,14 @@ def _join(table: Rows, node: int, last: int, marks: NDArray[np.uint8]) -> None:
     # Where the host has no room, its farthest edge goes: this node leads there instead.
     dropped = _put(edges, node)
     table.write(host, edges)
-    if dropped != _NONE:
+    if dropped != build.NONE:
         _put(row, dropped)
         table.write(node, row)
 
 
 def _put(row: Words, node: int) -> int:
     """Add an edge behind the others, or in place of the last; gives what stood there."""
-    free = np.flatnonzero(row[1:] == _NONE)
+    free = np.flatnonzero(row[1:] == build.NONE)
     place = 1 + int(free[0]) if free.size else -1
     dropped, row[place] = int(row[place]), node
     return dropped

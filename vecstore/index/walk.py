@@ -194,7 +194,7 @@ class Walker:
             "vector_generations": vectors.generations.ctypes.data,
             "vector_seen": vectors.seen.ctypes.data,
             "later_heads": resident.later.heads.ctypes.data,
-            "later_links": resident.later.links.ctypes.data,
+            "later_lines": resident.later.lines.ctypes.data,
             "later_count": resident.edges,
             "later_origin": resident.later.origin,
         }

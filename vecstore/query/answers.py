@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.errors import CorruptionError, RecordNotFoundError
-from vecstore.query.exact import Found
+from vecstore.query.exact import executor
+from vecstore.query.found import Found, in_a_row
 from vecstore.query.where import Where
 from vecstore.storage import store
 from vecstore.storage.fetch import fetch
@@ -84,17 +85,11 @@ def hits_of_one(blocks: Blocks, found: Found, *, cold: bool = False) -> Hits:
     return Hits._of(Copied(distances, *fetch(blocks, slots, cold=cold), store.unpacked), range(slots.size))
 
 
-def hits_of(blocks: Blocks, found: list[Found], width: int | None = None, *, cold: bool = False) -> HitsBatch:
+def hits_of(
+    blocks: Blocks, found: Sequence[Found], width: int | None = None, *, cold: bool = False, threads: int = 1
+) -> HitsBatch:
     """As ``hits``, from each query's own slots and distances."""
-    if len(found) == 1:
-        slots, distances = found[0]
-        return hits(blocks, slots, distances, np.array((0, slots.size)), width, cold=cold)
-    offsets = np.zeros(len(found) + 1, dtype=np.int64)
-    if not found:
-        return hits(blocks, offsets[1:], np.zeros(0), offsets, width, cold=cold)
-    np.cumsum([slots.size for slots, _ in found], out=offsets[1:])
-    slots = np.concatenate([slots for slots, _ in found])
-    return hits(blocks, slots, np.concatenate([distances for _, distances in found]), offsets, width, cold=cold)
+    return hits(blocks, *in_a_row(found), width, cold=cold, threads=threads)
 
 
 def hits(
@@ -105,6 +100,7 @@ def hits(
     width: int | None = None,
     *,
     cold: bool = False,
+    threads: int = 1,
 ) -> HitsBatch:
     """What callers see: query i has what lies from ``offsets[i]`` to ``offsets[i + 1]``.
 
@@ -114,5 +110,6 @@ def hits(
     starts, ends = offsets[:-1], offsets[1:]
     if width is None:
         width = int((ends - starts).max(initial=0))
-    copied = Copied(distances, *fetch(blocks, slots, cold=cold), store.unpacked)
+    fetched = fetch(blocks, slots, cold=cold, threads=threads, executor=executor)
+    copied = Copied(distances, *fetched, store.unpacked)
     return HitsBatch._of(copied, starts, ends, width, blocks.header.text_ids == 0)

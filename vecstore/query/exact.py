@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.kernels import dispatch, reference
+from vecstore.query.found import Found
 from vecstore.storage import keys
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers
@@ -26,7 +27,6 @@ from vecstore.storage.vectors import read_rows
 
 T = TypeVar("T")
 Mask = NDArray[np.uint8]
-Found = tuple[Numbers, NDArray[np.float64]]
 
 # Up to this many numbers to compare, NumPy answers before Numba is imported and compiled; but once so many were compared
 # in all that this would have been worth while, kernels compare all but the fewest.

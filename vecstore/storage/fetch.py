@@ -6,6 +6,8 @@ file, and leaves all that is unusual to the plain path, which is its oracle too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ _Addresses = NDArray[np.uint64]
 
 # How many bytes a record is expected to take, before any was seen.
 _LIKELY_BYTES = 64
+# Fewer records than this for a thread are not worth handing to one.
+_SLOTS_A_THREAD = 2_000
 # No more than this is set aside on a guess: the kernel says what is needed.
 _MOST_GUESSED = 1 << 20
 
@@ -36,12 +40,27 @@ class Fetched(NamedTuple):
     packed: Bytes
 
 
-def fetch(blocks: Blocks, slots: Numbers, *, cold: bool = False) -> Fetched:
+def fetch(
+    blocks: Blocks,
+    slots: Numbers,
+    *,
+    cold: bool = False,
+    threads: int = 1,
+    executor: Callable[[int], Executor] | None = None,
+) -> Fetched:
     """The records in these slots; ``cold`` says that searches read from the disk just now."""
     slots = np.ascontiguousarray(slots, dtype=np.int64)
     kernels = dispatch.fetch_kernels()
     if kernels is not None and isinstance(blocks, State):
-        fetched = _fetch(kernels, blocks, slots, cold=cold)
+        parts = 1 if executor is None else min(threads, slots.size // _SLOTS_A_THREAD)
+        if parts > 1:
+            assert executor is not None
+            each = executor(threads).map(
+                lambda part: _fetch(kernels, blocks, part, cold=cold), np.array_split(slots, parts)
+            )
+            fetched = _joined(list(each))
+        else:
+            fetched = _fetch(kernels, blocks, slots, cold=cold)
         if fetched is not None:
             return fetched
     return fetch_plainly(blocks, slots)
@@ -96,6 +115,25 @@ def _fetch(kernels: Any, state: State, slots: Numbers, *, cold: bool) -> Fetched
             packed = np.empty(size, np.uint8)
         else:
             return None
+
+
+def _joined(parts: list[Fetched | None]) -> Fetched | None:
+    """Parts that were fetched beside each other as one; None where one of them is missing."""
+    whole = [part for part in parts if part is not None]
+    if len(whole) < len(parts):
+        return None
+    marks, text, ends, packed = zip(*whole, strict=True)
+    starts = np.cumsum([0, *(part.size for part in packed[:-1])])
+    texts = [
+        np.zeros(own.size, dtype=np.uint8) if each is None else each
+        for own, each in zip(marks, text, strict=True)
+    ]
+    return Fetched(
+        np.concatenate(marks),
+        None if all(each is None for each in text) else np.concatenate(texts),
+        np.concatenate([own + start for own, start in zip(ends, starts.tolist(), strict=True)]),
+        np.concatenate(packed),
+    )
 
 
 def _guess(size: int, count: int) -> int:

@@ -157,6 +157,8 @@ def _gap(session: Session, kind: int, amount: int) -> int:
 def _name(session: Session, slots: Numbers, nodes: Nodes) -> None:
     """Note which nodes these slots' are."""
     per_block = session.layout.slot_nodes
+    ascending = np.argsort(slots, kind="stable")
+    slots, nodes = slots[ascending], nodes[ascending]
     for number, part in _runs(slots // per_block):
         exists = session.exists(keys.NODES, number)
         named = np.full(per_block, NONE, dtype=np.uint32)

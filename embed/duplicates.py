@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,22 @@ from numpy.typing import NDArray
 
 import vecstore
 
-from .asking import agreed_model, opened
-from .decode import decode
-from .errors import ImageError, ModelError
+from .alike import Alike
+from .asking import opened
+from .confirming import Confirming
+from .errors import ModelError
 from .files import path_of
 from .marks import Marks
-from .model import Model
-from .pairs import differing, pairs
+from .stars import Like, Stars
 
 KEEP = ("largest", "oldest")
 
 # Recompressed, resized and lightly changed copies differ in fewer bits of one hash or the other.
 _BITS = 12
-# Where a mirrored copy's file cannot be read again, its hashes alone must say so.
-_SURE_BITS = 4
 # Of how far apart two pictures of the collection are that have nothing in common. Looked at, of the pairs of 20,000 small
 # photographs that are nearer, one in some tens was no copy; a quarter farther it was every second one.
 _SHARE = 0.2
 _SAMPLE = 512
-_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -112,23 +109,23 @@ def dedupe(
         raise ModelError(f"bits must be from 0 to 32, of 64 that hashes have, not {bits}")
     start = time.perf_counter()
     with opened(path) as pictures, Marks(pictures) as marks:
-        within = _usual(pictures, marks) if radius is None else radius
+        within = _usual(Confirming(pictures, marks, 0), len(marks)) if radius is None else radius
         best_first = _order(marks, keep)
         first_of = _by_content(marks, best_first)
         unique = best_first[first_of[best_first] == best_first]
-        links = _links(pictures, marks, unique, within, bits)
-        groups = _groups(pictures, marks, best_first, first_of, _Near(pictures, marks, links, within))
+        with Alike(marks, unique, bits) as alike:
+            stars = Stars(alike, Confirming(pictures, marks, within), unique)
+            groups = _groups(pictures, marks, best_first, first_of, stars)
     groups.sort(key=lambda group: (-len(group.copies), group.kept.id))
     return Duplicates(tuple(groups), len(marks), within, keep, time.perf_counter() - start)
 
 
-def _usual(pictures: vecstore.Collection, marks: Marks) -> float:
+def _usual(confirming: Confirming, count: int) -> float:
     """A share of the distance between two pictures by chance."""
-    if len(marks) < 2:
+    if count < 2:
         return 0.0
     random = np.random.default_rng(0)
-    places = random.choice(len(marks), min(len(marks), _SAMPLE), replace=False)
-    rows = _vectors(pictures, [marks.id(place) for place in places.tolist()])
+    rows = confirming.vectors(random.choice(count, min(count, _SAMPLE), replace=False))
     apart = 1 - np.einsum("ij,ij->i", rows, np.roll(rows, 1, axis=0))
     return _SHARE * float(np.median(apart))
 
@@ -150,129 +147,24 @@ def _by_content(marks: Marks, best_first: NDArray[np.int64]) -> NDArray[np.int64
     return first_of
 
 
-# For each place its copies and how far they are, or None for those that may be mirror images.
-Links = dict[int, dict[int, float | None]]
-
-
-def _links(
-    pictures: vecstore.Collection, marks: Marks, unique: NDArray[np.int64], radius: float, bits: int
-) -> Links:
-    """Pairs that hashes name and vectors confirm; mirrored ones are confirmed when a group needs them."""
-    links: Links = defaultdict(dict)
-    for part in pairs(marks, unique, bits):
-        for start in range(0, len(part.one), _BATCH):
-            ones, others = (side[start : start + _BATCH].tolist() for side in (part.one, part.other))
-            fresh = [(one, other) for one, other in zip(ones, others, strict=True) if other not in links[one]]
-            if part.mirrored:
-                for one, other in fresh:
-                    links[one][other] = links[other][one] = None
-            if part.mirrored or not fresh:
-                continue
-            row = {place: number for number, place in enumerate({place for pair in fresh for place in pair})}
-            vectors = _vectors(pictures, [marks.id(place) for place in row])
-            sides = [vectors[[row[pair[side]] for pair in fresh]] for side in (0, 1)]
-            apart = np.maximum(0, 1 - np.einsum("ij,ij->i", *sides))
-            for place in np.flatnonzero(apart <= radius).tolist():
-                one, other = fresh[place]
-                links[one][other] = links[other][one] = float(apart[place])
-    return links
-
-
-class _Near:
-    """The copies of one picture. Mirror images' vectors were never stored: the picture is read and mirrored for them."""
-
-    def __init__(self, pictures: vecstore.Collection, marks: Marks, links: Links, radius: float) -> None:
-        self._pictures, self._marks, self._links, self._radius = pictures, marks, links, radius
-
-    def of(self, place: int, taken: set[int]) -> list[tuple[int, str, float]]:
-        """Those that are not taken, nearest first, mirrored ones last."""
-        links = {
-            other: distance for other, distance in self._links.get(place, {}).items() if other not in taken
-        }
-        near = sorted((distance, other) for other, distance in links.items() if distance is not None)
-        turned = self._mirrored(place, [other for other, distance in links.items() if distance is None])
-        return [(other, "near", distance) for distance, other in near] + turned
-
-    def _mirrored(self, place: int, others: list[int]) -> list[tuple[int, str, float]]:
-        if not others:
-            return []
-        vectors = _vectors(self._pictures, [self._marks.id(other) for other in others])
-        mirrored = self._turned(place)
-        found = []
-        for other, vector in zip(others, vectors, strict=True):
-            distance = (
-                self._by_hash(place, other) if mirrored is None else max(0.0, 1 - float(mirrored @ vector))
-            )
-            if distance <= self._radius:
-                found.append((other, "mirrored", distance))
-        return sorted(found, key=lambda item: item[2])
-
-    def _turned(self, place: int) -> NDArray[np.float32] | None:
-        if self._model is None:
-            return None
-        try:
-            rgb = decode(path_of(self._marks.id(place)), enough=self._model.enough).rgb
-        except ImageError:
-            return None
-        mirrored: NDArray[np.float32] = self._model.images([rgb[:, ::-1]])[0]
-        return mirrored
-
-    def _by_hash(self, one: int, other: int) -> float:
-        return self._radius if _bits_turned(self._marks, one, other) <= _SURE_BITS else np.inf
-
-    @cached_property
-    def _model(self) -> Model | None:
-        try:
-            return agreed_model(self._pictures, None)
-        except ModelError:  # Its package or its weights are not here; what is stored can still be compared.
-            return None
-
-
-def _bits_turned(marks: Marks, one: int, other: int) -> int:
-    """How many bits the mirror image of one differs from another in, by the hash that says more."""
-    kinds = ("perceptual", "difference")
-    return max(
-        int(differing(marks.hashes[f"mirrored_{kind}"][[one]], marks.hashes[kind][[other]])[0])
-        for kind in kinds
-    )
-
-
-def _vectors(pictures: vecstore.Collection, ids: list[str]) -> NDArray[np.float32]:
-    """Unit vectors; a record that went meanwhile is far from everything."""
-    records = pictures.get(ids)
-    rows: NDArray[np.float32] = np.stack(
-        [
-            np.zeros(pictures.dim, np.float32) if record is None else np.asarray(record.vector, np.float32)
-            for record in records
-        ]
-    )
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(length > 0, length, np.float32(1))
-    return rows
-
-
 def _groups(
     pictures: vecstore.Collection,
     marks: Marks,
     best_first: NDArray[np.int64],
     first_of: NDArray[np.int64],
-    copies: _Near,
+    stars: Iterable[tuple[int, list[Like]]],
 ) -> list[Group]:
-    """Stars: the best picture that is in no group yet takes all of its copies that are in none."""
+    """Stars with the pictures that have the same bytes, which were not looked at for themselves."""
     same: dict[int, list[int]] = defaultdict(list)
     for place in best_first[first_of[best_first] != best_first].tolist():
         same[int(first_of[place])].append(place)
-    taken: set[int] = set()
     groups = []
-    for place in best_first.tolist():
-        if place in taken or first_of[place] != place:
-            continue
+    for place, copies in stars:
         members = [(place, "kept", 0.0), *((copy, "exact", 0.0) for copy in same[place])]
-        for other, relation, distance in copies.of(place, taken):
+        for other, relation, distance in copies:
             members += [(other, relation, distance), *((copy, relation, distance) for copy in same[other])]
         if len(members) == 1:
             continue
-        taken.update(member for member, _, _ in members)
         group = _group(pictures, [(marks.id(member), kind, distance) for member, kind, distance in members])
         if group is not None:
             groups.append(group)

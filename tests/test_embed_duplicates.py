@@ -18,7 +18,7 @@ from PIL import Image
 
 import vecstore
 from vecstore import cli, embed
-from vecstore.embed import pairs as pairing
+from vecstore.embed.alike import Alike
 from vecstore.embed.marks import Marks
 
 # Names that a shell, a terminal or a page could take for something else.
@@ -139,7 +139,7 @@ def test_thousands_with_one_hash_take_no_time(tmp_path: Path) -> None:
     assert found.seconds < 60
 
 
-def test_pairs_are_those_of_brute_force(file: str) -> None:
+def test_candidates_are_those_of_brute_force(file: str) -> None:
     random = np.random.default_rng(0)
     hashed = random.integers(0, 2**63, 300, dtype=np.uint64)
     for place in range(0, 300, 3):
@@ -149,27 +149,57 @@ def test_pairs_are_those_of_brute_force(file: str) -> None:
             "perceptual": hashed, "difference": hashed[::-1].copy(),
             "mirrored_perceptual": np.roll(hashed, 5), "mirrored_difference": np.roll(hashed[::-1], 5),
         }  # fmt: skip
-        chosen = np.arange(300)
-        found = {(one, other) for part in pairing.pairs(marks, chosen, 6) if not part.mirrored
-                 for one, other in zip(part.one.tolist(), part.other.tolist(), strict=True)}  # fmt: skip
-        turned = {(one, other) for part in pairing.pairs(marks, chosen, 6) if part.mirrored
-                  for one, other in zip(part.one.tolist(), part.other.tolist(), strict=True)}  # fmt: skip
+        row = np.arange(300)
+        with Alike(marks, row, 6) as alike:
+            every = alike.of(row)
+            one_by_one = [(place, other) for place in range(300) for other in alike.every(place).tolist()]
+        found = {(place, other) for place, each in enumerate(every) for other in each.near.tolist()}
+        turned = {(place, other) for place, each in enumerate(every) for other in each.mirrored.tolist()}
         near = {name: bits_apart(marks.hashes[name], marks.hashes[name]) <= 6 for name in ("perceptual", "difference")}
         expected = {(i, j) for i, j in np.argwhere(near["perceptual"] | near["difference"]).tolist() if i < j}
         assert found == expected
+        assert sorted(one_by_one) == sorted(expected)
+        assert not any(each.more for each in every)
         both = (bits_apart(marks.hashes["mirrored_perceptual"], hashed) <= 6) & (
             bits_apart(marks.hashes["mirrored_difference"], marks.hashes["difference"]) <= 6
         )
-        assert turned == {(i, j) for i, j in np.argwhere(both).tolist() if i != j}
+        assert turned == {(i, j) for i, j in np.argwhere(both).tolist() if i < j}
         # A picture that is its own mirror image has no other.
         marks.hashes["mirrored_perceptual"], marks.hashes["mirrored_difference"] = hashed, marks.hashes["difference"]
-        assert not any(len(part.one) for part in pairing.pairs(marks, chosen, 6) if part.mirrored)
+        with Alike(marks, row, 6) as alike:
+            assert not any(len(each.mirrored) for each in alike.of(row))
     assert len(expected) >= 100
     assert turned
 
 
 def bits_apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.array([[(int(a) ^ int(b)).bit_count() for b in other] for a in one])
+
+
+def test_very_many_copies_take_no_more_time_than_few(tmp_path: Path) -> None:
+    """20,000 pictures: five thousand copies of one, twenty each of five hundred, and five thousand that are alone."""
+    random = np.random.default_rng(0)
+    originals = [0] * 5000 + [1 + n // 20 for n in range(10_000)] + [501 + n for n in range(5000)]
+    of = random.permutation(np.array(originals))
+    kinds = ("perceptual", "difference", "mirrored_perceptual", "mirrored_difference")
+    hashed = {kind: random.integers(0, 2**63, 5501, dtype=np.uint64)[of] for kind in kinds}
+    for kind in kinds[:2]:
+        for _ in range(3):  # so that two copies differ in six bits at most
+            hashed[kind] ^= np.uint64(1) << random.integers(0, 64, len(of), dtype=np.uint64)
+    vectors = random.normal(size=(5501, 32))[of] + random.normal(size=(len(of), 32)) * 0.05
+    rows = [
+        {kind: f"{hashed[kind][n]:016x}" for kind in kinds}
+        | {"content": f"{n << 192:064x}", "width": 9, "height": 9, "size": 9, "mtime_ns": n, "model": "x y"}
+        for n in range(len(of))
+    ]
+    path = str(tmp_path / "many.vec")
+    with vecstore.open(path, dim=32) as c:
+        c.add([f"{n}.png" for n in range(len(of))], vectors, rows)
+    found = embed.dedupe(path, radius=0.05)
+    assert [len(group.copies) for group in found.groups] == [4999] + [19] * 500
+    for group in found.groups[:50]:
+        assert len({of[int(copy.id.removesuffix(".png"))] for copy in (group.kept, *group.copies)}) == 1
+    assert found.seconds < 60
 
 
 # -- what becomes of them

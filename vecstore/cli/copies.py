@@ -26,6 +26,9 @@ vecstore dedupe photos.vec --keep oldest --script remove.sh
 vecstore dedupe photos.vec --move-to copies/
 vecstore dedupe photos.vec --paths -0 | xargs -0 ls -l"""
 
+# Of a group of thousands, so many are written and drawn; --json and --paths have all.
+_SHOWN = 24
+
 _KINDS = {"kept": "keep", "exact": "same bytes", "near": "alike", "mirrored": "mirrored"}
 
 
@@ -105,9 +108,11 @@ def _lines(options: argparse.Namespace, found: Any, moved: Any) -> list[str]:
     lines = []
     for number, group in enumerate(found.groups, 1):
         lines.append(f"group {number}")
-        for copy in (group.kept, *group.copies):
+        for copy in (group.kept, *group.copies[: _SHOWN - 1]):
             size = f"{copy.metadata['width']}×{copy.metadata['height']}"
             lines.append(f"  {_KINDS[copy.kind]:<10}  {size:>11}  {copy.distance:.3f}  {printable(copy.id)}")
+        if len(group.copies) >= _SHOWN:
+            lines.append(f"  … and {len(group.copies) + 1 - _SHOWN:,} more")
     lines.append(_summary(found))
     if options.html is not None:
         lines.append(f"groups side by side: {options.html}")
@@ -136,14 +141,16 @@ def _write_page(options: argparse.Namespace, found: Any) -> None:
 
     sections = []
     for number, group in enumerate(found.groups[: options.limit], 1):
-        copies = (group.kept, *group.copies)
+        copies = (group.kept, *group.copies[: _SHOWN - 1])
         cards = [
             gallery.card(
                 copy.id, copy.metadata, None if copy is group.kept else copy.distance, _KINDS[copy.kind]
             )
             for copy in copies
         ]
-        sections.append(Section(cards, f"Group {number} · {len(copies)} pictures", beside_first=True))
+        shown = f", {_SHOWN} of them shown" if len(group.copies) >= _SHOWN else ""
+        heading = f"Group {number} · {len(group.copies) + 1:,} pictures{shown}"
+        sections.append(Section(cards, heading, beside_first=True))
     note = _summary(found)
     if len(found.groups) > options.limit:
         note += f"; the first {options.limit} groups are shown"

@@ -1,0 +1,158 @@
+"""Which pictures may be copies of one: those behind it in a row whose hashes differ in few bits."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import vecstore
+
+from .marks import Marks
+
+Numbers = NDArray[np.int64]
+Hashed = NDArray[np.uint64]
+
+_NEAR_HASHES = 128
+# Thousands of plain pictures share a hash and are no copies: at first a picture is compared with so many of those that have its
+# hash, and with so many of each that is near. Where many of them are copies, all are looked at.
+_OF_ONE_HASH = 64
+_OF_NEAR_HASHES = 8
+_ALL = 1 << 62
+_SYMMETRIC = 4
+
+
+def differing(one: Hashed, other: Hashed) -> Numbers:
+    """How many bits differ, pair by pair.
+
+    >>> differing(np.array([12, 0], np.uint64), np.array([10, 255], np.uint64)).tolist()
+    [2, 8]
+    """
+    return np.asarray(np.unpackbits(_packed(one ^ other), axis=1).sum(axis=1), np.int64)
+
+
+def _packed(hashed: Hashed) -> NDArray[np.uint8]:
+    return hashed.astype(">u8").view(np.uint8).reshape(-1, 8)
+
+
+class Found(NamedTuple):
+    """Which of those asked for, and which place of the row was found for it."""
+
+    asked: Numbers
+    places: Numbers
+
+
+class _Kind:
+    """A row of pictures under one kind of hash: the distinct hashes in a collection on disk, and who has each."""
+
+    def __init__(self, folder: str, name: str, hashed: Hashed, stack: ExitStack) -> None:
+        hashes, number = np.unique(hashed, return_inverse=True)
+        self._count = len(hashed)
+        # Sorted by hash, and by place within it: where those behind a place begin is found by halving.
+        self._keys = np.sort(number.reshape(-1).astype(np.int64) * self._count + np.arange(self._count))
+        path = os.path.join(folder, f"{name}.vec")
+        opened = vecstore.open(path, dim=64, metric="hamming", dtype="binary", durability="none")
+        self._hashes = stack.enter_context(opened)
+        if len(hashes):
+            self._hashes.add(np.arange(len(hashes)), _packed(hashes))
+
+    def first(self, hashed: Hashed, behind: Numbers, bits: int) -> tuple[Found, NDArray[np.bool_]]:
+        """Some of those behind the places that are near; and for which hashes there may be more."""
+        batch = self._hashes.search(_packed(hashed), k=_NEAR_HASHES, radius=bits)
+        asked, column = np.nonzero(batch.ids >= 0)
+        number, apart = batch.ids[asked, column], batch.distances[asked, column]
+        most = np.where(apart == 0, _OF_ONE_HASH, _OF_NEAR_HASHES)
+        found, cut_short = self._spread(asked, number, behind[asked], most)
+        more = np.bincount(asked, minlength=len(hashed)) >= _NEAR_HASHES
+        more[asked[cut_short]] = True
+        return found, more
+
+    def every(self, hashed: Hashed, behind: int, bits: int) -> Numbers:
+        """All of those behind a place that are near, nearest first."""
+        number = np.asarray(self._hashes.search(_packed(hashed)[0], radius=bits).ids, np.int64)
+        asked = np.zeros(len(number), np.int64)
+        return self._spread(asked, number, np.full(len(number), behind), np.full(len(number), _ALL))[0].places
+
+    def _spread(
+        self, asked: Numbers, number: Numbers, behind: Numbers, most: Numbers
+    ) -> tuple[Found, NDArray[np.bool_]]:
+        starts = np.searchsorted(self._keys, number * self._count + behind, side="right")
+        ends = np.searchsorted(self._keys, (number + 1) * self._count)
+        counts = np.minimum(ends - starts, most)
+        before = np.repeat(np.cumsum(counts) - counts, counts)
+        keys = self._keys[np.repeat(starts, counts) + np.arange(counts.sum()) - before]
+        return Found(np.repeat(asked, counts), keys % self._count), ends - starts > counts
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """For one place of the row: those behind it that may be copies, and that may be mirror images; whether there are more."""
+
+    near: Numbers
+    mirrored: Numbers
+    more: bool
+
+
+class Alike:
+    """A row of pictures, best first, asked for those behind a place that look like it. A context manager, for its files.
+
+    As they are, one of two hashes is enough, since vectors confirm what this finds. A mirrored pair has to be decoded for
+    that, so it needs both.
+    """
+
+    def __init__(self, marks: Marks, row: Numbers, bits: int) -> None:
+        self._bits = bits
+        self._hashed = {name: hashed[row] for name, hashed in marks.hashes.items()}
+        of = self._hashed
+        # Of a plain or symmetric picture the mirror image is the picture: what is like it is found as it is.
+        apart = (differing(of[f"mirrored_{name}"], of[name]) for name in ("perceptual", "difference"))
+        self._lopsided = np.maximum(*apart) > _SYMMETRIC
+
+    def __enter__(self) -> Alike:
+        self._stack = ExitStack()
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vecstore-hashes-"))
+        kinds = ("perceptual", "difference")
+        self._kinds = {name: _Kind(folder, name, self._hashed[name], self._stack) for name in kinds}
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stack.close()
+
+    def of(self, places: Numbers) -> list[Candidates]:
+        """The candidates of each place."""
+        if not len(places):
+            return []
+        found, more = [], np.zeros(len(places), np.bool_)
+        for name, kind in self._kinds.items():
+            some, longer = kind.first(self._hashed[name][places], places, self._bits)
+            found.append(some)
+            more |= longer
+        near = _sorted(Found(*(np.concatenate(sides) for sides in zip(*found, strict=True))), len(places))
+        turned = self._kinds["perceptual"].first(
+            self._hashed["mirrored_perceptual"][places], places, self._bits
+        )[0]
+        one = places[turned.asked]
+        apart = differing(self._hashed["mirrored_difference"][one], self._hashed["difference"][turned.places])
+        kept = self._lopsided[one] & (apart <= self._bits)
+        mirrored = _sorted(Found(turned.asked[kept], turned.places[kept]), len(places))
+        return [Candidates(*sides) for sides in zip(near, mirrored, more.tolist(), strict=True)]
+
+    def every(self, place: int) -> Numbers:
+        """All those behind a place that may be copies as they are, nearest first."""
+        found = [
+            kind.every(self._hashed[name][[place]], place, self._bits) for name, kind in self._kinds.items()
+        ]
+        places = np.concatenate(found)
+        return places[np.sort(np.unique(places, return_index=True)[1])]
+
+
+def _sorted(found: Found, count: int) -> list[Numbers]:
+    """The places found for each that was asked for, each place once."""
+    both = np.unique(np.stack(found, axis=1), axis=0)
+    return np.split(both[:, 1], np.searchsorted(both[:, 0], np.arange(1, count)))

@@ -5,12 +5,15 @@ What a file is called does not count, only what it holds. Formats that start oth
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,8 @@ MAX_BYTES = 256 << 20
 _FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP",
 )  # fmt: skip
+# How files of Apple's phones begin, behind their first four bytes.
+_HEIC = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")}
 _ORIENTATION = 0x0112
 
 
@@ -103,6 +108,8 @@ def _opened(data: bytes | bytearray | memoryview, called: str) -> Iterator[Any]:
     try:
         image = pillow.open(io.BytesIO(data), formats=known)
     except pillow.UnidentifiedImageError:
+        if bytes(data[4:12]) in _HEIC and "HEIF" not in known:
+            raise ImageError(f"{called} is HEIC, as phones write it: pip install 'vecstore-db[heif]'") from None
         raise ImageError(f"{called} is no picture of a known format ({', '.join(known)})") from None
     with image:
         yield image
@@ -124,12 +131,20 @@ def _naming(called: str) -> Iterator[None]:
         raise ImageError(f"{called} cannot be decoded: {shown(reason)}") from error
 
 
+@cache
+def _register_heif() -> None:
+    """Once, and only where its package is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
 def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
         raise ImageError("pictures need Pillow: pip install 'vecstore-db[images]'") from None
     Image.init()
+    _register_heif()
     return Image
 
 

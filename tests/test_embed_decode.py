@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,20 @@ def test_resizing_is_the_area_average_to_the_last_bit(tall: int, wide: int) -> N
     sums = np.einsum("ia,abc,jb->ijc", cover(tall, 8), picture, cover(wide, 9))
     expected = (2 * sums + tall * wide) // (2 * tall * wide)
     np.testing.assert_array_equal(resize(picture.astype(np.uint8), 8, 9), expected)
+
+
+def test_what_phones_write_is_read_or_its_package_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    if "HEIF" not in Image.OPEN:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "pillow_heif", None)
+            with pytest.raises(embed.ImageError, match=r"a\.jpg is HEIC, .*vecstore-db\[heif\]"):
+                decode(data, name="a.jpg")
+    pytest.importorskip("pillow_heif", reason="the extra `heif` is not installed")
+    with pytest.raises(embed.ImageError, match=r"a\.jpg"):
+        decode(data, name="a.jpg")
+    smooth = np.repeat(np.arange(0, 240, 5, dtype=np.uint8)[None], 64, axis=0)
+    rgb = np.stack((smooth, smooth, smooth[:, ::-1]), axis=2)
+    found = decode(saved(Image.fromarray(rgb), "HEIF", quality=95))
+    assert (found.height, found.width) == (64, 48)
+    assert np.abs(found.rgb.astype(int) - rgb).mean() < 4

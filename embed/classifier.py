@@ -7,9 +7,11 @@ import re
 from collections import OrderedDict
 from typing import Any
 
+from .cutting import Cut
 from .devices import device
 from .errors import ModelError, shown
 from .extras import needed
+from .folding import folded
 from .network import Network
 from .weights import file_hash, hub_file, read_weights
 
@@ -47,23 +49,36 @@ class Classifier(Network):
         weights: str | os.PathLike[str] | None = None,
         offline: bool = False,
         on: str = "auto",
+        compile: bool = False,
     ) -> None:
         called = f"the model {name!r}"
         self.torch = needed("torch", "torch", called)
-        models = needed("torchvision.models", "torch", called)
+        self._models = models = needed("torchvision.models", "torch", called)
         self._change = needed("torchvision.transforms.functional", "torch", called)
-        self.name, self.device = name, device(self.torch, on)
-        self.cuts_there = self.device.is_gpu
+        self.name = name
         hub = models.get_model_weights(name).DEFAULT
+        # Before the weights are read: a device that is not there should be told at once.
+        there = device(self.torch, on)
         path = hub_file(self.torch, hub.url, name, offline=offline) if weights is None else os.fspath(weights)
+        self._path = path
         self._preset = preset = _checked(hub.transforms(), name)
         self.mean, self.deviation = preset.mean, preset.std
+        self.cutting = Cut.of(preset.resize_size, preset.crop_size, preset.interpolation.value)
+        self.crop = preset.crop_size[0], preset.crop_size[-1]
         found = file_hash(path)
-        network, self.dim = _loaded(self.torch, models, name, path, preset.crop_size[0])
-        self._network = self._settle(network)
         # Averaging hides what a decoder that stops early does to single pixels.
         self.enough = 2 * max(preset.resize_size)
         self.fingerprint = f"{name} weights={found[:16]} {_told(preset)} features={VERSION} unit"
+        self.settle(there, compile=compile)
+
+    def fresh(self) -> Any:
+        """Without its last layer, with the weights of its file."""
+        network, self.dim = _loaded(self.torch, self._models, self.name, self._path, self.crop[0])
+        return network
+
+    def lighter(self, network: Any) -> Any:
+        """Without the layers that the ones before them can do as well."""
+        return folded(self.torch, network)
 
     def cut(self, picture: Any) -> Any:
         """As the weights' own transforms do it."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cutting import Cut
 from .devices import device
 from .errors import ModelError, shown
 from .extras import needed
@@ -22,8 +23,6 @@ PREFIX = "clip:"
 _PREFERRED = ("laion2b", "datacomp", "openai", "")
 # What is done to a batch at once, not picture by picture.
 _LATER = ("MaybeConvertMode", "ToTensor", "MaybeToTensor", "Normalize", "function")
-# Steps that also take pictures which lie on a GPU.
-_ON_TENSORS = ("Resize", "CenterCrop")
 
 
 class Clip(Network):
@@ -36,10 +35,11 @@ class Clip(Network):
         weights: str | os.PathLike[str] | None = None,
         offline: bool = False,
         on: str = "auto",
+        compile: bool = False,
     ) -> None:
         self.torch = needed("torch", "clip", f"the model {name!r}")
         self._clip = clip = needed("open_clip", "clip", f"the model {name!r}")
-        self.device = device(self.torch, on)
+        there = device(self.torch, on)
         self._kind, _, tag = name.removeprefix(PREFIX).partition("/")
         if self._kind not in clip.list_models():
             near = difflib.get_close_matches(self._kind, clip.list_models(), 3, 0.3)
@@ -54,24 +54,30 @@ class Clip(Network):
         else:
             path = os.fspath(weights)
         self.name = f"{PREFIX}{self._kind}" + (f"/{tag}" if tag else "")
+        self._path, self._settings = path, settings
         found = file_hash(path)
-        self._network = self._settle(self._loaded(path, settings))
-        seen = dict(self._network.visual.preprocess_cfg)
+        # The steps are told by the network itself, whose weights may want others than its kind does.
+        made = self.fresh()
+        seen = dict(made.visual.preprocess_cfg)
         size = seen.pop("size")
         seen.pop("mode", None)
         self.mean, self.deviation = seen["mean"], seen["std"]
         steps = clip.image_transform(size, is_train=False, **seen).transforms
         self._steps = [step for step in steps if type(step).__name__ not in _LATER]
-        self.cuts_there = self.device.is_gpu and all(
-            type(step).__name__ in _ON_TENSORS for step in self._steps
-        )
         sides = [size] if isinstance(size, int) else list(size)
+        self.crop = sides[0], sides[-1]
+        self.cutting = _cutting(self._steps)
         self.enough = 2 * max(sides)
         self.dim = int(clip.get_model_config(self._kind)["embed_dim"])
         self._words: Any = None
         kind = f"{'x'.join(map(str, sides))}-{seen['interpolation']}-{seen['resize_mode']}"
         colour = "/".join(f"{number:g}" for number in (*self.mean, *self.deviation))
         self.fingerprint = f"{self.name} weights={found[:16]} resize={kind} colour={colour} unit"
+        self.settle(there, compile=compile, made=made)
+
+    def fresh(self) -> Any:
+        """As open_clip makes it, with the weights of its file."""
+        return self._loaded(self._path, self._settings)
 
     def cut(self, picture: Any) -> Any:
         """As the weights' own transforms do it."""
@@ -87,16 +93,23 @@ class Clip(Network):
         """Texts to unit vectors beside those of pictures."""
         if isinstance(texts, str):
             raise ModelError("texts() takes a list of texts: write [text] for one")
-        torch = self.torch
         if self._words is None:
             self._words = self._tokenizer()
         found = [np.zeros((0, self.dim), np.float32)]
-        with torch.inference_mode():
-            for place in range(0, len(texts), self.batch):
-                tokens = self._words(list(texts[place : place + self.batch])).to(self.device.name)
-                rows = self._network.encode_text(tokens).float().cpu().numpy()
-                found.append(unit(np.ascontiguousarray(rows, np.float32)))
+        starts = range(0, len(texts), self.batch)
+        found += [self._meanings(self._words(list(texts[start : start + self.batch]))) for start in starts]
         return np.concatenate(found)
+
+    def _meanings(self, tokens: Any) -> NDArray[np.float32]:
+        try:
+            with self.torch.inference_mode():
+                rows = self._network.encode_text(tokens.to(self.device.name)).float().cpu().numpy()
+        except RuntimeError as error:
+            if self.flight is None:
+                raise
+            self._leave(error)
+            return self._meanings(tokens)
+        return unit(np.ascontiguousarray(rows, np.float32))
 
     def _tokenizer(self) -> Any:
         try:
@@ -165,3 +178,11 @@ def _cached(settings: dict[str, Any]) -> tuple[str, str | None]:
         return f"{repository}/{safe} in {find.constants.HF_HUB_CACHE}", None
     path = os.path.join(os.path.expanduser("~/.cache/clip"), os.path.basename(url))
     return shown(path), path if os.path.isfile(path) else None
+
+
+def _cutting(steps: Sequence[Any]) -> Cut | None:
+    """The same steps for a card; None where one of them is of another kind."""
+    names = [type(step).__name__ for step in steps]
+    if names not in (["Resize"], ["Resize", "CenterCrop"]):
+        return None
+    return Cut.of(steps[0].size, steps[-1].size, getattr(steps[0].interpolation, "value", ""))

@@ -18,7 +18,7 @@ from .decode import MAX_PIXELS
 from .errors import ImageError, shown
 from .files import Found, as_id, pictures
 from .ledger import Ledger
-from .model import Model
+from .model import Batch, Batches, Model
 from .progress import Line
 from .reading import Failed, Read, Reader
 from .registry import load
@@ -189,30 +189,28 @@ class _Run:
 
     def _embedded(self, items: Iterable[Read | Failed]) -> Iterator[Read | Failed]:
         """The same files, as many at once through the model as it likes."""
-        waiting: list[Read] = []
+        batches = Batches(self.model)
         for item in items:
             if isinstance(item, Failed) or item.prepared is None:
                 yield item
                 continue
-            waiting.append(item)
-            if len(waiting) == self.model.batch:
-                yield from self._through_model(waiting)
-                waiting = []
-        if waiting:
-            yield from self._through_model(waiting)
-
-    def _through_model(self, items: list[Read]) -> Iterator[Read | Failed]:
+            # The picture is let go here: only vectors wait for the commit.
+            prepared, item.prepared = item.prepared, None
+            start = time.perf_counter()
+            yield from self._with_vectors(batches.put(item, prepared), start)
         start = time.perf_counter()
-        vectors = self.model.vectors([item.prepared for item in items if item.prepared is not None])
+        yield from self._with_vectors(batches.end(), start)
+
+    def _with_vectors(self, done: list[Batch], start: float) -> Iterator[Read | Failed]:
         self.report.seconds["embed"] += time.perf_counter() - start
-        for item, vector in zip(items, vectors, strict=True):
-            # The pixels are let go here: only vectors wait for the commit.
-            item.prepared, item.vector = None, vector
-            if np.isfinite(vector).all() and vector.any():
-                yield item
-            else:
-                reason = f"{shown(item.file.id)}: the model {self.model.name!r} makes no vector of it"
-                yield Failed(item.file, reason)
+        for items, vectors in done:
+            for item, vector in zip(items, vectors, strict=True):
+                item.vector = vector
+                if np.isfinite(vector).all() and vector.any():
+                    yield item
+                else:
+                    reason = f"{shown(item.file.id)}: the model {self.model.name!r} makes no vector of it"
+                    yield Failed(item.file, reason)
 
     # -- one transaction a batch
 

@@ -12,6 +12,8 @@ from .decode import decode
 from .resize import resize
 
 _SIDE = 32
+# Twice the side that is hashed: decoders stop there.
+ENOUGH = 4 * _SIDE
 _KEPT = 8
 
 
@@ -35,7 +37,7 @@ def hashes(source: Any) -> Hashes:
     >>> hashes(ramp).difference == hashes(ramp[:, ::-1]).mirrored_difference == 2**64 - 1
     True
     """
-    return hashes_of(decode(source, enough=4 * _SIDE).rgb)
+    return hashes_of(decode(source, enough=ENOUGH).rgb)
 
 
 def hashes_of(rgb: NDArray[np.uint8]) -> Hashes:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .decode import decode
+from .ahead import HELD_BYTES, ahead, at_once
+from .decode import MAX_PIXELS, decode, read_file
 from .errors import ModelError
+
+# Fewer pictures are decoded before threads would have begun.
+_FEW = 4
 
 
 class Model(ABC):
@@ -28,12 +35,32 @@ class Model(ABC):
     batch: int = 64
 
     @abstractmethod
-    def prepare(self, rgb: NDArray[np.uint8]) -> NDArray[Any]:
-        """A decoded picture as the model takes it, Threads may call it at once."""
+    def prepare(self, rgb: NDArray[np.uint8]) -> Any:
+        """A decoded picture as the model takes it, an array or what has ``nbytes``. Threads may call it at once."""
 
     @abstractmethod
-    def vectors(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    def vectors(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Prepared pictures to unit vectors (n, dim)."""
+
+    def start(self, prepared: Sequence[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin with a batch; what is returned gives its vectors. Models that compute elsewhere take the next one meanwhile.
+
+        >>> from vecstore import embed
+        >>> model = embed.load("classic")
+        >>> model.start([model.prepare(np.zeros((20, 30, 3), np.uint8))])().shape
+        (1, 1024)
+        """
+        rows = self.vectors(prepared)
+        return lambda: rows
+
+    def undecoded(self, data: bytes, max_pixels: int) -> Any:
+        """A file's bytes prepared without decoding them here, for models that decode; None where that must come first.
+
+        >>> from vecstore import embed
+        >>> embed.load("classic").undecoded(b"", 10) is None
+        True
+        """
+        return None
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to unit vectors beside those of pictures; most models cannot.
@@ -55,13 +82,88 @@ class Model(ABC):
         """
         if isinstance(sources, (str, bytes)) or hasattr(sources, "__fspath__"):
             raise ModelError("images() takes a list of pictures: write [picture] for one")
+        batches = Batches(self)
         found: list[NDArray[np.float32]] = []
-        waiting: list[NDArray[Any]] = []
-        for source in sources:
-            waiting.append(self.prepare(decode(source, enough=self.enough).rgb))
-            if len(waiting) == self.batch:
-                found.append(self.vectors(waiting))
-                waiting = []
-        if waiting:
-            found.append(self.vectors(waiting))
+        with contextlib.closing(self._prepared(sources)) as every:
+            for prepared in every:
+                found += [rows for _, rows in batches.put(None, prepared)]
+        found += [rows for _, rows in batches.end()]
         return np.concatenate(found) if found else np.zeros((0, self.dim), np.float32)
+
+    def _prepared(self, sources: Iterable[Any]) -> Generator[Any, None, None]:
+        few = list(itertools.islice(rest := iter(sources), _FEW))
+        if len(few) < _FEW:
+            yield from map(self._ready, few)
+            return
+        threads = os.cpu_count() or 1
+        count = len(sources) if isinstance(sources, Sequence) else 0
+        yield from ahead(
+            itertools.chain(few, rest),
+            self._ready,
+            threads=threads,
+            size=at_once(count, threads),
+            bytes_of=held_by,
+        )
+
+    def _ready(self, source: Any) -> Any:
+        name = source if isinstance(source, (str, os.PathLike)) else None
+        if name is not None:
+            source = read_file(name)
+        if isinstance(source, bytes):
+            prepared = self.undecoded(source, MAX_PIXELS)
+            if prepared is not None:
+                return prepared
+        return self.prepare(decode(source, enough=self.enough, name=name).rgb)
+
+
+def held_by(prepared: Any) -> int:
+    """The bytes that a prepared picture takes while it waits.
+
+    >>> held_by(np.zeros(3, np.uint8))
+    3
+    """
+    return int(prepared.nbytes)
+
+
+Batch = tuple[list[Any], NDArray[np.float32]]
+
+
+class Batches:
+    """Pictures gathered for a model, and their vectors: one batch is computed while the next is gathered.
+
+    A batch ends where the model wants no more at once, or where its pictures take much memory.
+
+    >>> from vecstore import embed
+    >>> model = embed.load("classic")
+    >>> batches, grey = Batches(model), np.zeros((64, 64, 3), np.uint8)
+    >>> [(len(names), rows.shape) for n in range(40) for names, rows in batches.put(n, grey)]
+    [(16, (16, 1024))]
+    >>> [names[0] for names, rows in batches.end()]
+    [16, 32]
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._waiting: list[tuple[Any, Any]] = []
+        self._held = 0
+        self._begun: tuple[list[Any], Callable[[], NDArray[np.float32]]] | None = None
+
+    def put(self, item: Any, prepared: Any) -> list[Batch]:
+        """One more, under whatever name; the batch that is done by now, if one is."""
+        self._waiting.append((item, prepared))
+        self._held += held_by(prepared)
+        if len(self._waiting) < self._model.batch and self._held < HELD_BYTES // 2:
+            return []
+        return self._next()
+
+    def end(self) -> list[Batch]:
+        """All that are still on their way."""
+        return self._next() + self._next()
+
+    def _next(self) -> list[Batch]:
+        before, self._begun = self._begun, None
+        if self._waiting:
+            items, prepared = (list(side) for side in zip(*self._waiting, strict=True))
+            self._waiting, self._held = [], 0
+            self._begun = items, self._model.start(prepared)
+        return [] if before is None else [(before[0], before[1]())]

@@ -6,10 +6,13 @@ import difflib
 import os
 from typing import Any
 
+from vecstore import DeviceError
+
 from .classic import Classic
 from .classifier import Classifier, classifier_names
 from .clip import PREFIX as CLIP
 from .clip import Clip
+from .devices import CHOICES
 from .errors import ModelError, shown
 from .model import Model
 from .plugins import plugin, plugin_names
@@ -24,6 +27,7 @@ def load(
     weights: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
     device: str = "auto",
+    compile: bool = False,
 ) -> Model:
     """A model by its name.
 
@@ -33,8 +37,9 @@ def load(
     - whatever installed packages bring (see ``vecstore.embed.plugins``).
 
     Weights are taken from the hub's cache, or fetched into it; ``weights`` names a file instead. With ``offline``
-    (or the environment's ``VECSTORE_OFFLINE``) nothing is fetched. Networks run on a GPU where there is one, unless
-    ``device`` is ``"cpu"``.
+    (or the environment's ``VECSTORE_OFFLINE``) nothing is fetched. Networks run on a graphics card where there is one, in
+    half precision, unless ``device`` is ``"cpu"``; with ``"cuda"`` they run nowhere else. With ``compile``, torch compiles
+    the network for the card, which takes a minute, and what it made is used if it is quicker by the clock.
 
     >>> load("classic").name
     'classic'
@@ -46,13 +51,17 @@ def load(
         offline = os.environ.get(OFFLINE, "0") not in ("", "0")
     if not isinstance(name, str):
         raise ModelError(f"a model is named by a text, not by {type(name).__name__}")
-    options: dict[str, Any] = {"weights": weights, "offline": offline, "on": device}
+    if device not in CHOICES:
+        raise DeviceError(f"device must be one of {', '.join(CHOICES)}, not {device!r}")
+    options: dict[str, Any] = {"weights": weights, "offline": offline, "on": device, "compile": compile}
     if name.startswith(CLIP):
         return Clip(name, **options)
     made = Classic() if name == "classic" else plugin(name)
     if made is not None:
         if weights is not None:
             raise ModelError(f"the model {name!r} takes no file of weights, and {shown(weights)} was given")
+        if device == "cuda" and name == "classic":
+            raise DeviceError("the model 'classic' runs on the processor alone: device='cuda' is for networks")
         return made
     if name in classifier_names():
         return Classifier(name, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ open_clip = pytest.importorskip("open_clip", reason="the extra `clip` is not ins
 Image = pytest.importorskip("PIL.Image", reason="the extra `images` (Pillow) is not installed")
 
 from vecstore import embed  # noqa: E402
+from vecstore.embed.devices import Device  # noqa: E402
 
 TINY = {
     "embed_dim": 32,
@@ -108,3 +110,26 @@ def test_what_does_not_fit_is_refused(tiny: Any, tmp_path: Path) -> None:
         embed.load("clip:vecstore-tiny", weights=tmp_path / "wrong.pt")
     with pytest.raises(embed.ModelError, match=r"none\.pt cannot be read"):
         embed.load("clip:vecstore-tiny", weights=tmp_path / "none.pt")
+
+
+def test_on_a_card_pictures_are_cut_there_and_texts_follow(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the processor in a card's place: the same vectors, and the processor itself where the card fails."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "bench")
+    bench = importlib.import_module("cuda_images")
+    model = embed.load("clip:vecstore-tiny", weights=tiny[1], device="cpu")
+    model.settle(Device("cpu", torch.float32))
+    pictures, texts = [photo(1), photo(2, 300, 80), photo(3, 64, 64)], ["a red shoe", "the sea"]
+    expected, said = model.images(pictures), model.texts(texts)
+    model.board(bench.Processor(torch))
+    assert model.cutting is not None
+    np.testing.assert_allclose(model.images(pictures), expected, atol=2e-3)
+    np.testing.assert_allclose(model.texts(texts), said, atol=1e-6)
+
+    def lost(tokens: Any) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    model._network.encode_text = lost
+    with pytest.warns(RuntimeWarning, match="the processor goes on"):
+        after = model.texts(texts)
+    np.testing.assert_allclose(after, said, atol=2e-2)
+    assert model.flight is None

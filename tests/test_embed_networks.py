@@ -21,7 +21,7 @@ import vecstore  # noqa: E402
 from vecstore import embed  # noqa: E402
 from vecstore.cli import main  # noqa: E402
 from vecstore.embed.classifier import without_head  # noqa: E402
-from vecstore.embed.devices import Device, multiplies_bfloat16  # noqa: E402
+from vecstore.embed.devices import multiplies_bfloat16  # noqa: E402
 
 # What bfloat16 on the processor may change; float32 changes nothing that counts.
 NEAR = 2e-2 if multiplies_bfloat16(torch) else 1e-4
@@ -145,17 +145,6 @@ def test_vectors_do_not_depend_on_the_batch_or_the_run(hub: Any) -> None:
     assert model.images([]).shape == (0, 512)
     again = embed.load("resnet18", offline=True)
     assert again.fingerprint == model.fingerprint
-
-
-def test_where_pictures_are_cut_changes_little(hub: Any) -> None:
-    """The way of a GPU, taken on the processor: pictures of any size in one buffer, resized as tensors."""
-    hub("resnet18")
-    model = embed.load("resnet18", offline=True)
-    pictures = [photo(1), photo(2, 260, 700), photo(3, 240, 240)]
-    expected = model.images(pictures)
-    model.device, model.cuts_there = Device("cpu", torch.float32), True
-    model._network.float()
-    assert (np.sum(model.images(pictures) * expected, axis=1) > 0.999).all()
 
 
 def test_densenets_old_names_are_understood(hub: Any) -> None:

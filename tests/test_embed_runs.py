@@ -21,7 +21,7 @@ Image = pytest.importorskip("PIL.Image", reason="the extra `images` (Pillow) is 
 import vecstore  # noqa: E402
 from vecstore import embed  # noqa: E402
 from vecstore.cli import main  # noqa: E402
-from vecstore.embed import reading  # noqa: E402
+from vecstore.embed import ahead, reading  # noqa: E402
 from vecstore.embed.classic import Classic  # noqa: E402
 from vecstore.embed.files import pictures  # noqa: E402
 from vecstore.embed.hashes import hashes_of  # noqa: E402
@@ -171,7 +171,7 @@ def test_pictures_wait_within_their_budget(
     report = embed.index_folder(folder, path, model, threads=3)
     assert report.added == 120
     # Those that have room, those waited for and those just handed over, one in each thread, a batch in the model.
-    assert model.most <= room // (60 * 80 * 3) + 2 * reading.AT_ONCE + 3 + 4
+    assert model.most <= room // (60 * 80 * 3) + 2 * ahead.AT_ONCE + 3 + 4
 
 
 class Blind(Classic):

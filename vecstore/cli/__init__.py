@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 import vecstore
@@ -34,6 +35,7 @@ _NEGATIVE_VECTOR = re.compile(r"-(?:\d|\.\d)[^\s,]*,")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
+    plain, warnings.formatwarning = warnings.formatwarning, _warned
     try:
         options = _parser().parse_args(_spaced(sys.argv[1:] if arguments is None else arguments))
         status: int = options.run(options)
@@ -48,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandError, vecstore.VecstoreError, OSError, MemoryError) as error:
         print(f"vecstore: {one_line(error)}", file=sys.stderr)
         return 1
+    finally:
+        warnings.formatwarning = plain
     return status
+
+
+def _warned(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning as one line, like an error: where in the code it arose says nothing to who typed a command."""
+    return f"vecstore: {one_line(message if isinstance(message, Warning) else Warning(message))}\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -75,17 +75,34 @@ def add_weights(parser: argparse.ArgumentParser, *names: str) -> None:
         help="the model's weights, instead of the hub's",
     )
     parser.add_argument("--offline", action="store_true", help="fetch nothing: weights must be there already")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where networks run: a graphics card if there is one (auto), the processor, or a card and nowhere else",
+    )
+
+
+def loaded(options: argparse.Namespace, name: str) -> Any:
+    """A model with the options that `add_weights` declares."""
+    from vecstore import embed
+
+    return embed.load(name, weights=options.model_weights, offline=options.offline or None, device=options.device)
+
+
+def names_model(options: argparse.Namespace) -> bool:
+    """Whether a model was named, or something about it."""
+    asked = (options.model, options.model_weights)
+    return asked != (None, None) or options.offline or options.device != "auto"
 
 
 def model_of(options: argparse.Namespace, collection: Any) -> Any:
     """The model to ask with: None where the collection's own, as it is found by its name, will do."""
-    from vecstore import embed
     from vecstore.embed.asking import made_with
 
-    if options.model is None and options.model_weights is None and not options.offline:
+    if not names_model(options):
         return None
-    name = options.model or (made_with(collection) or "classic").split(" ")[0]
-    return embed.load(name, weights=options.model_weights, offline=options.offline or None)
+    return loaded(options, options.model or (made_with(collection) or "classic").split(" ")[0])
 
 
 def index(options: argparse.Namespace) -> int:
@@ -95,7 +112,7 @@ def index(options: argparse.Namespace) -> int:
     report = embed.index_folder(
         options.folder,
         options.file,
-        embed.load(options.model, weights=options.model_weights, offline=options.offline or None),
+        loaded(options, options.model),
         prune=options.prune,
         retry=options.retry,
         threads=options.threads,

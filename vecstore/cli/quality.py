@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from vecstore.cli import pictures
 from vecstore.cli.output import CommandError, add_command, emit, open_file, pairs, plural, table, whole
 
 _EXAMPLE = """vecstore evaluate photos.vec
@@ -32,6 +33,7 @@ def add_commands(commands: Any) -> None:
         help="a collection of pictures, or a folder whose folders are named by what they show",
     )
     parser.add_argument("--model", help="for a folder: what makes vectors of pictures (classic)")
+    pictures.add_weights(parser, "--weights")
     parser.add_argument(
         "--label", default="folder", help="the field of metadata that says what is right (folder)"
     )
@@ -54,8 +56,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from vecstore import embed
     from vecstore.embed.chart import chart
 
-    if options.model is not None and not os.path.isdir(options.file):
-        options.parser.error("--model goes with a folder: a collection has its model")
+    if pictures.names_model(options) and not os.path.isdir(options.file):
+        options.parser.error("--model and its options go with a folder: a collection has its vectors")
     with _collection(options) as collection:
         found = embed.evaluate(collection, label=options.label, k=options.k, sample=options.sample)
     if options.svg is not None:
@@ -79,7 +81,8 @@ def _collection(options: argparse.Namespace) -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory(prefix="vecstore-evaluate-") as folder:
         path = os.path.join(folder, "pictures.vec")
-        report = embed.index_folder(options.file, path, options.model or "classic", progress=True)
+        model = pictures.loaded(options, options.model or "classic")
+        report = embed.index_folder(options.file, path, model, progress=True)
         if not report.added:
             raise CommandError(f"{options.file} holds no pictures that can be read")
         with open_file(path) as collection:

@@ -82,6 +82,9 @@ def test_each_call_answers_as_the_collection_itself(path: str, tmp_path: Path) -
         assert await c.extend(([n], [[n, 1]]) for n in range(20, 23)) == 3
         async with c.bulk() as many:
             assert await many.upsert(20, [20, 1]) == 1
+        await c.create_index("n")
+        assert list(await c.indexes()) == ["n"]
+        assert await c.drop_index("n")
         await c.optimize()
         assert await c.compact() >= 0
         await c.backup(tmp_path / "copy.vec")

@@ -176,7 +176,7 @@ def test_evaluating_and_inserting(
     assert said.count("| r < ") == 4
     assert "| cluster in 10 of 1,000 |" in said
     rates = [line for line in said.splitlines() if line.startswith("| ten fields")]
-    assert len(rates) == 2
+    assert len(rates) == 3
     assert "| 1.00× |" in rates[0]
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vecstore.query import columns, where
-from vecstore.query.columns import MISSING, Column, extract
+from vecstore.query.columns import Column
+from vecstore.storage.values import MISSING, extract
 
 BIG = 2**53
 

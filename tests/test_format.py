@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import vecstore
+from vecstore import config
 from vecstore.config import FORMAT_VERSION
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -23,6 +24,7 @@ LANDED = {
     "format-2": "58e23f9e9171e904f95ee04e4062f865487c712e515eb75e800946d4cea2b05b",
     "format-3": "3962c3338e9f7488ba0ffa0bc5c3703a52c2bd5312430683fbda41d6ebbef66e",
     "format-4": "9748513abb36cf554efb8e4016f817949ac7fb73fba2caf3ba4870d34757d82f",
+    "format-5": "b9c48d36fcf442f5c82b043eb56ce8fa7389cd8752c1e61a9f65cd84911888a4",
 }
 
 
@@ -40,7 +42,8 @@ def test_fixtures_are_the_files_that_landed() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 @pytest.mark.parametrize("mode", ["r", "a"])
-def test_an_old_file_is_read(path: Path, mode: str, tmp_path: Path) -> None:
+def test_an_old_file_is_read(path: Path, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "READ_INDEXED_FROM", 0)  # fields are read out of indexes, where the file has some
     copy = tmp_path / path.name
     shutil.copy(path, copy)
     content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -52,8 +55,12 @@ def test_an_old_file_is_read(path: Path, mode: str, tmp_path: Path) -> None:
         hits = opened.search(query.astype(bool) if opened.dtype == "binary" else query, k=5)
         assert hits.ids == content["ids"]
         np.testing.assert_allclose(hits.distances, content["distances"], rtol=1e-9)
+        assert sorted(opened.indexes()) == content.get("indexes", [])
+        assert [record.id for record in opened.scan(where=content.get("where", {"n": None}))] == content.get("matching", [])
         if mode == "a":
             opened.add("new", opened["img-1"].vector, {"later": True})
             opened.compact()
             assert len(opened) == len(content["records"]) + 1
+            assert sorted(opened.indexes()) == content.get("indexes", [])
+            assert opened.verify(raise_on_error=True).ok
             assert opened["img-3"].metadata == {"long": "x" * 9000}

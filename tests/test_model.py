@@ -63,6 +63,7 @@ filters = st.one_of(
     st.just({"color": {"$exists": True}}),
     st.just({"$or": [{"n": {"$gt": 0}}, {"color": "red"}]}),
 )
+indexed = st.sampled_from(["n", "color", "a.b", "tags", "text", "nowhere"])
 
 
 class UndoError(Exception):
@@ -106,6 +107,7 @@ class Walk(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         self.path = os.path.join(self.folder, "walk.vec")
         self.model: dict[Any, tuple[bytes, dict[str, Any]]] = {}
+        self.indexes: set[str] = set()
         self.collection = vecstore.open(
             self.path, dim=self.dim, metric=self.metric, dtype=self.dtype, durability="none", memory=memory
         )
@@ -122,6 +124,7 @@ class Walk(RuleBasedStateMachine):
             assert report.problems == ()
             assert report.records == len(self.model)
             self.compare()
+            assert {name: index["built"] for name, index in self.collection.indexes().items()} == dict.fromkeys(self.indexes, 1.0)
         finally:
             self.held.clear()
             if self.second is not None:
@@ -359,6 +362,16 @@ class Walk(RuleBasedStateMachine):
         if next(iterator, None) is None:
             self.held.pop()
 
+    @rule(field=indexed)
+    def create_index(self, field: str) -> None:
+        self.collection.create_index(field)
+        self.indexes.add(field)
+
+    @rule(field=indexed)
+    def drop_index(self, field: str) -> None:
+        assert self.collection.drop_index(field) is (field in self.indexes)
+        self.indexes.discard(field)
+
     @rule()
     def compact(self) -> None:
         self.collection.compact()
@@ -453,14 +466,17 @@ def walk(machine: type[Walk], steps: int) -> None:
     )
 
 
-def test_walk() -> None:
+def test_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every filter reads what an index has, and indexes are made in many slices.
+    monkeypatch.setattr(config, "READ_INDEXED_FROM", 0)
+    monkeypatch.setattr(config, "INDEXED_AT_ONCE", 900)
     walk(Walk, LONG_STEPS or 1600)
 
 
 def test_walk_with_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "GRAPH_FROM": 100, "GRAPH_FROM_BYTES": 0, "LINKED_FROM": 4, "LINKED_AT_ONCE": 7, "SWEPT_FROM": 20, "SWEPT_AT_ONCE": 40,
-        "RECALIBRATED_SHARE": 0.05, "HELD_OUT": 50,
+        "RECALIBRATED_SHARE": 0.05, "HELD_OUT": 50, "READ_INDEXED_FROM": 0,
     }.items():  # fmt: skip
         monkeypatch.setattr(config, name, value)
     walk(GraphWalk, LONG_STEPS or 600)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import vecstore
 from vecstore.query import fields as fields_module
-from vecstore.query.columns import MISSING, Column, extract
+from vecstore.query.columns import Column
 from vecstore.query.picked import pick
 from vecstore.storage.fetch import Fetched
+from vecstore.storage.values import MISSING, extract, located, plainly
 
 NAMES = ["a", "b", "a.b", "a.b.c", "é", "", ".", "a.", "long" * 20]
 texts = st.sampled_from([*NAMES, "x", "x" * 31, "x" * 32, "y" * 300, "ü" * 40])
@@ -99,6 +100,25 @@ def test_what_is_no_record_is_left_to_the_plain_path(data: bytes, field: str, ha
     content = whole[1] if has_id and isinstance(whole, list) and len(whole) == 2 else whole
     if picked is not None and isinstance(content, dict) and all(isinstance(key, str) for key in content):
         assert (extract(content, field) is MISSING) == (picked.kinds[0] == 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(records, st.sampled_from(NAMES), st.integers(0, 3))
+@example([{"a": 2**53 - 1}, {"a": 2**53}, {"a": -(2**53) + 1}, {"a": -(2**53)}, {"a": 2**64 - 1}, {"a": -(2**63)}], "a", 0)
+@example([{"a": 0.0}, {"a": -0.0}, {"a": float("nan")}, {"a": 0}, {"a": False}, {"a": None}, {"a": {}}, {"a": []}], "a", 2)
+def test_indexes_hold_the_same_by_kernel_and_plainly(metadata: list[dict[str, Any]], field: str, every: int) -> None:
+    ids = [every > 0 and place % every == 0 for place in range(len(metadata))]
+    packed = [
+        msgpack.packb([f"id {place}", data] if has_id else data)
+        for place, (data, has_id) in enumerate(zip(metadata, ids, strict=True))
+    ]
+    whole = fetched(packed, ids)
+    by_kernel = located(whole.packed, whole.ends, whole.text, field)
+    assert by_kernel is not None
+    by_hand = plainly(metadata, field)
+    assert by_kernel.tags.tolist() == by_hand.tags.tolist()
+    assert by_kernel.words(b"key").tolist() == by_hand.words(b"key").tolist()
+    assert by_hand.words(b"key").tolist() != by_hand.words(b"other").tolist() or not by_hand.distinct
 
 
 def test_cut_off_anywhere_it_is_no_record() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from vecstore.errors import InvalidFilterError
 from vecstore.query import columns, operands, where
-from vecstore.query.columns import MISSING, Column, extract
+from vecstore.query.columns import Column
+from vecstore.storage.values import MISSING, extract
 
 BIG = 2**53
 DEEP: dict[str, Any] = {"a": 1}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import vecstore
 from vecstore import config
+from vecstore.query import fields, indexed
 
 UTC = timezone.utc
 START = datetime.datetime(2024, 1, 1, tzinfo=UTC)
@@ -185,15 +186,23 @@ class World:
             self.model.pop(number, None)
 
 
-@pytest.fixture(scope="module", params=["scan", "graph"])
+@pytest.fixture(scope="module", params=["scan", "graph", "indexes"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "graph":
             patch.setattr(config, "GRAPH_FROM", 400)
             patch.setattr(config, "GRAPH_FROM_BYTES", 0)
+        if request.param == "indexes":  # and nothing else: reading a field out of records would fail
+            patch.setattr(config, "READ_INDEXED_FROM", 0)
+            patch.setattr(indexed, "_DISTINCT", 1)
+            patch.delattr(fields.Fields, "_read")
         path: Path = tmp_path_factory.mktemp(request.param) / "w.vec"
         with vecstore.open(path, dim=4, metric="l2") as collection:
-            yield World(collection)
+            world = World(collection)
+            for name in tests if request.param == "indexes" else ():
+                collection.create_index(name)
+                collection.create_index(f"in.{name}")
+            yield world
             assert collection.verify().ok
 
 
@@ -210,6 +219,8 @@ def test_filters_find_what_a_naive_reading_finds(world: World, question: Any, ch
             wanted = expected(question, world.model)
             assert {record.id for record in collection.scan(where=where, vectors=False)} == wanted
             assert set(collection.search(query, k=COUNT, where=where).ids) == wanted
+    with vecstore.open(collection.path, mode="r") as reader:
+        assert {record.id for record in reader.scan(where=where, vectors=False)} == expected(question, world.model)
     wanted = expected(question, world.model)
     assert {record.id for record in collection.scan(where=where, vectors=False)} == wanted
     assert set(collection.search(query, k=COUNT, where=where).ids) == wanted

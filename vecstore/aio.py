@@ -174,6 +174,18 @@ class AsyncCollection:
             raise
         await self._write(lambda: inner.__exit__(None, None, None))
 
+    async def create_index(self, field: str) -> None:
+        """As ``Collection.create_index``."""
+        await self._write(lambda: self._collection.create_index(field))
+
+    async def drop_index(self, field: str) -> bool:
+        """As ``Collection.drop_index``."""
+        return await self._write(lambda: self._collection.drop_index(field))
+
+    async def indexes(self) -> dict[str, dict[str, Any]]:
+        """As ``Collection.indexes``."""
+        return await self._read(self._collection.indexes)
+
     def transaction(self) -> AsyncTransaction:
         """As ``Collection.transaction``, entered with ``async with``."""
         return AsyncTransaction(self)

@@ -32,13 +32,14 @@ from vecstore.errors import (
 )
 from vecstore.filtered import Filtered
 from vecstore.graph import Graph
+from vecstore.indexes import Indexing
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers
 from vecstore.query.fields import Fields
 from vecstore.query.found import Found
 from vecstore.query.where import Where, parse
 from vecstore.report import build_progress, plan, progress_line, stats, warn_of_old_snapshots
-from vecstore.storage import replace, store
+from vecstore.storage import fields, replace, store
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File
 from vecstore.storage.ids import Ids, hash_ids
@@ -52,7 +53,7 @@ from vecstore.storage.verify import verify
 from vecstore.types import Hits, Id, Record, Records, VerifyReport
 
 
-class Collection(Asking):
+class Collection(Asking, Indexing):
     """Records (id, vector, metadata) in one file, and their nearest neighbours. Made by ``vecstore.open``.
 
     Threads may share it. A forked child must open its own.
@@ -267,6 +268,7 @@ class Collection(Asking):
         if not self._link_later:
             with self._file.writing(self._timeout), contextlib.suppress(VecstoreError, MemoryError):
                 self._link()
+                self._make_indexes(all_of_them=True)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Collection]:
@@ -350,15 +352,19 @@ class Collection(Asking):
         with self._file.writing(self._timeout):
             session = Session(self._file, self._stage_bytes)
             due = False
+            asked: frozenset[str] = frozenset()
             try:
                 yield session
                 if session.changed and not self._link_later:
                     # Asked while the session has it all at hand: opening another for it costs as much as a small write.
                     with contextlib.suppress(VecstoreError, MemoryError):
                         due = self._graph.due(session)
+                if session.changed:
+                    asked = self._note_asked(session)
                 session.commit()
             finally:
                 session.close()
+            self._fields.noted(asked)
             # The call itself is done and durable, so what fails here is left to the next one.
             with contextlib.suppress(VecstoreError, MemoryError):
                 if session.dropped:
@@ -366,6 +372,8 @@ class Collection(Asking):
                 if (due or session.dropped) and not self._link_later:
                     self._link()
                     warn_of_old_snapshots(self._file, self._warned_of)
+                if fields.unfinished(session) and not self._link_later:
+                    self._make_indexes()
 
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
@@ -711,6 +719,8 @@ class Collection(Asking):
         end = None if budget_seconds is None else time.monotonic() + budget_seconds
         with self._file.writing(self._timeout):
             self._purge(end)
+            self._wanted_indexes()
+            self._make_indexes(end, all_of_them=True)
             self._link(end, all_of_it=True)
 
     def compact(self) -> int:

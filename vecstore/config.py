@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vecstore.errors import InvalidArgumentError
 
 # The file's format, an integer of its own: it moves when a reader of the old one would misread the new.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 METRICS_BY_DTYPE = {
     "float32": ("cosine", "l2", "ip"),
@@ -72,6 +72,19 @@ MANY = 100
 DRIFT_SAMPLE = 600
 # Of these a few are searched for among the others, to see which codes are enough.
 CHOICE_SAMPLE, CHOICE_QUERIES = 10_000, 100
+
+# Indexes of fields that a file may have, and how many of them are made without being asked for.
+MOST_INDEXES, INDEXED_BY_ITSELF = 16, 8
+# A field is indexed by itself once so many processes that write have read it out of all of so many records at least, for
+# their filters: what two such readings take is what making the index takes, and what it costs every record from then on
+# is a fraction of that.
+INDEXED_AFTER, INDEXED_FROM = 2, 50_000
+# Slots that a commit adds to an index that is being made.
+INDEXED_AT_ONCE = 50_000
+# Fewer values are sooner read out of their records than out of the index.
+READ_INDEXED_FROM = 4_096
+# The name of a field that has an index takes so many bytes at most: the header holds it.
+MAX_FIELD_BYTES = 256
 
 # All pairs within a distance are asked for to find duplicates, where one missed is one left.
 PAIRS_RECALL = 0.99

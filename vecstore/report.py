@@ -17,6 +17,7 @@ from vecstore import config
 from vecstore.index.walk import Effort
 from vecstore.query.fields import Fields
 from vecstore.storage import keys
+from vecstore.storage.fields import listed
 from vecstore.storage.file import File
 from vecstore.storage.linked import linked_mask, pending_slots
 from vecstore.storage.state import Blocks
@@ -52,6 +53,7 @@ def stats(
         "blocks": {keys.NAMES[kind]: count for kind, count in present.items()},
         "memory_bytes": fields.nbytes + cached + graph_bytes,
         "filter_columns": fields.names,
+        "indexes": listed(blocks),
         "readers": len(readers),
         "held_snapshots": [
             {"process": process, "commits_behind": behind} for process, behind in readers if behind

@@ -15,12 +15,13 @@ from vecstore.errors import InvalidArgumentError
 from vecstore.kernels import reference
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers
-from vecstore.query.columns import MISSING, extract, freeze
+from vecstore.query.columns import freeze
 from vecstore.query.found import Found
 from vecstore.query.where import parse
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers
 from vecstore.storage.store import read_stored
+from vecstore.storage.values import MISSING, extract
 from vecstore.storage.vectors import read_rows
 
 # Hits are chosen among so many times as many, and this many at least.

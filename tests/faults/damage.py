@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgpack
 import numpy as np
 
-from faults import cases
+from faults import cases, workload
 from faults.cases import Base, Case
 from faults.workload import SMALL, WIDE, Shape
 from vecstore.storage import keys
@@ -67,9 +67,9 @@ def flip(data: bytes, place: int, bit: int) -> bytes:
 
 
 def flips(base: Base, count: int, pick: random.Random) -> Iterator[Case]:
-    """A third in vectors, records and the graph, a third in LMDB's own pages, the rest anywhere."""
+    """A third in vectors, records, indexes and the graph, a third in LMDB's own pages, the rest anywhere."""
     blocks = blocks_of(base.data)
-    rows = [block for block in blocks if block.kind in (keys.VECTORS, keys.RECORDS, *keys.GRAPH_KINDS)]
+    rows = [block for block in blocks if block.kind in (keys.VECTORS, keys.RECORDS, keys.FIELDS, *keys.GRAPH_KINDS)]
     own = [0, 1, *tree_pages(base.data)]
     for turn in range(count):
         if turn % 3 == 0:
@@ -338,6 +338,7 @@ def main() -> int:
     options = parser.parse_args()
     np.seterr(all="ignore")
     pick = random.Random(options.seed)
+    workload.small_indexes()
     sound = bases(options.folder, pick, options.bases)
     status = 0
     for part in options.parts.split(","):
@@ -359,7 +360,8 @@ def main() -> int:
             print("FAILED", failure[:600])
         print(
             f"damage: {part}: {outcome.cases} files, {outcome.noticed} noticed, "
-            f"{sum(case.must_name is not None for case in chosen)} in vectors, records and graphs, {len(outcome.failures)} failures"
+            f"{sum(case.must_name is not None for case in chosen)} in vectors, records, indexes and graphs, "
+            f"{len(outcome.failures)} failures"
         )
         status |= bool(outcome.failures)
     return status

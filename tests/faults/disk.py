@@ -30,6 +30,7 @@ TYPES = {
 # Every kind of call once, and enough deletions that blocks are freed and used again.
 KINDS = ["add", "add_one", "upsert", "update", "long", "delete", "transaction", "compact"]
 KINDS += ["graph", "add", "backup", "delete", "graph", "add", "compact", "delete_where"]
+KINDS += ["index", "add", "index", "update", "index", "delete", "index", "add"]
 BIG = ["add", "add", "delete", "upsert", "compact"]
 
 
@@ -194,6 +195,7 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=1, help="every so many calls only")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    workload.small_indexes()
     failures: list[str] = []
     for fault in FAULTS:
         small = campaign(options.folder, plan_of(KINDS, options.seed, SMALL), fault, options.stride, failures)

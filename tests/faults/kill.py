@@ -133,6 +133,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=int, default=0)
     options = parser.parse_args()
+    workload.small_indexes()
     campaign = Campaign(options.folder, options.seed)
     campaign.run(options.kills, options.report)
     for failure in campaign.failures:

@@ -338,6 +338,7 @@ def main() -> int:
     parser.add_argument("--report", type=int, default=0)
     parser.add_argument("--ignore", choices=["files", "folders"], help="a disk that syncs nothing: must fail")
     options = parser.parse_args()
+    workload.small_indexes()
     Disk.ignores = {"files": SYNC, "folders": SYNC_FOLDER}.get(options.ignore, 0)
     campaign = Campaign(options.folder, options.seed, options.images, options.report)
     campaign.run()

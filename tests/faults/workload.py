@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 
 import vecstore
+from vecstore import config
 from vecstore.storage.graph import NONE, drop_graph, write_graph
 from vecstore.storage.session import Session
 from vecstore.storage.store import live_slots
@@ -21,7 +22,7 @@ from vecstore.storage.store import live_slots
 Ids = dict[Any, tuple[bytes, dict[str, Any]]]
 KINDS = {
     "add": 24, "add_one": 14, "upsert": 12, "update": 12, "delete": 12, "delete_where": 5,
-    "transaction": 12, "compact": 4, "backup": 3, "reopen": 3, "long": 2, "graph": 6,
+    "transaction": 12, "compact": 4, "backup": 3, "reopen": 3, "long": 2, "graph": 6, "index": 8,
 }  # fmt: skip
 
 
@@ -85,6 +86,8 @@ class Plan:
                 del model[key]
         elif step.kind == "graph":
             step.calls.append(("graph", pick.randrange(1 << 30)))
+        elif step.kind == "index":
+            step.calls.append(("index", pick.choice(["g", "n", "u", "blob"]), pick.random() < 0.7))
         elif step.kind == "transaction":
             self._add(step, model, pick.randint(1, 20))
             self._update(step, model)
@@ -133,6 +136,11 @@ def vectors_of(shape: Shape, seed: int, count: int) -> np.ndarray:
         base = rng.integers(0, 256, shape.dim, dtype=np.uint8)
         return np.stack([base + np.uint8(place) for place in range(count)]) if count else base[:0].reshape(0, shape.dim)
     return rng.standard_normal((count, shape.dim), dtype=np.float32)
+
+
+def small_indexes() -> None:
+    """Small collections read fields out of indexes too, and make them in several commits."""
+    config.READ_INDEXED_FROM, config.INDEXED_AT_ONCE = 0, 40
 
 
 def backup_path(path: str) -> str:
@@ -187,6 +195,9 @@ class Worker:
                 collection.update(*arguments)
             elif name == "delete":
                 collection.delete(*arguments)
+            elif name == "index":
+                field, wanted = arguments
+                (collection.create_index if wanted else collection.drop_index)(field)
             elif name == "graph":
                 replace_graph(collection, *arguments)
             else:

@@ -61,6 +61,9 @@ def _shown(key: str, value: Any) -> str:
         return f"{value:.1%}"
     if key == "created":
         return datetime.datetime.fromtimestamp(value).isoformat(" ", "seconds")
+    if key == "indexes":
+        shares = {name: index["built"] for name, index in value.items()}
+        return ", ".join(name if share == 1 else f"{name} ({share:.0%} built)" for name, share in shares.items()) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

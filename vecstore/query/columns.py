@@ -3,7 +3,8 @@
 A `Column` keeps a tag for each slot and, where the field needs them, a float64 for numbers and a code
 for all else: a predicate on strings, lists or dicts runs once per distinct value, then one gather by code.
 
->>> from vecstore.query.columns import MISSING, Column
+>>> from vecstore.query.columns import Column
+>>> from vecstore.storage.values import MISSING
 >>> years = Column(4)
 >>> years.put([0, 1, 2], [1999, 2024, MISSING])
 >>> years.compare("$gte", 2000).tolist()
@@ -25,6 +26,7 @@ from vecstore.query import instants, places
 from vecstore.query.instants import Instant, instant
 from vecstore.query.picked import Picked
 from vecstore.query.places import Near
+from vecstore.storage.values import Missing
 
 Mask = NDArray[np.bool_]
 _Values = Sequence[Any]
@@ -33,21 +35,6 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 
 ORDER: Final = {"$lt": operator.lt, "$lte": operator.le, "$gt": operator.gt, "$gte": operator.ge}
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # as msgpack stores them: signed or unsigned, 64 bits
-
-
-class Missing:
-    """The type of `MISSING`, which stands for a field that a record does not have."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-    def __reduce__(self) -> str:
-        return "MISSING"  # copies and pickles are the one object
-
-
-MISSING: Final = Missing()
 
 _ABSENT, _NULL, _FALSE, _TRUE, _NUMBER, _STRING, _OTHER = range(7)
 _TAGS: Final[dict[type, int]] = dict.fromkeys((list, tuple, dict), _OTHER)
@@ -68,28 +55,6 @@ class _Codes(dict[Hashable, int]):
     def __missing__(self, key: Hashable) -> int:
         code = self[key] = len(self)
         return code
-
-
-def extract(metadata: Mapping[str, object] | None, field: str) -> object:
-    """The value of `field`, or `MISSING`: the literal key first, then the dotted path.
-
-    >>> extract({"exif": {"iso": 100}}, "exif.iso"), extract({"exif.iso": 200, "exif": {}}, "exif.iso")
-    (100, 200)
-    >>> extract(None, "exif.iso")
-    MISSING
-    """
-    if metadata is None:
-        return MISSING
-    if field in metadata:
-        return metadata[field]
-    if "." not in field:
-        return MISSING
-    value: object = metadata
-    for part in field.split("."):
-        if not isinstance(value, (dict, Mapping)) or part not in value:
-            return MISSING
-        value = value[part]
-    return value
 
 
 def plain(value: object) -> object:
@@ -167,6 +132,11 @@ class Column:
         self._churn = 0  # codes written over since the last look for unused ones
         self._live = 0  # distinct values in use at that look, and those added since
         self._weighed = self._weight = 0  # how many distinct values nbytes has added up, and their bytes
+
+    @property
+    def distinct(self) -> int:
+        """How many texts, lists and dicts it has, each counted once."""
+        return len(self._distinct)
 
     @property
     def nbytes(self) -> int:

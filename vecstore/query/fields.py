@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore import config
 from vecstore.kernels import dispatch
-from vecstore.query.columns import Column, extract
+from vecstore.query.columns import Column
+from vecstore.query.indexed import indexed
 from vecstore.query.picked import pick
 from vecstore.query.where import Where
 from vecstore.storage import keys
@@ -17,6 +19,7 @@ from vecstore.storage.fetch import fetch
 from vecstore.storage.slots import ENTRY, live_mask, read_slots
 from vecstore.storage.state import Blocks, Numbers, State
 from vecstore.storage.store import batches, live_slots, read_stored
+from vecstore.storage.values import extract
 
 _BATCH = 20_000
 # From so many records on, kernels that find a field in packed ones are worth importing.
@@ -40,6 +43,7 @@ class Fields:
         self._lock = threading.Lock()
         self._kept: dict[str, _Kept] = {}
         self._of: object = None
+        self._asked: set[str] = set()
 
     @property
     def nbytes(self) -> int:
@@ -48,6 +52,15 @@ class Fields:
     @property
     def names(self) -> list[str]:
         return sorted(self._kept)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """Fields that were read out of all records of a large collection, and that an index would have told sooner."""
+        return frozenset(self._asked)
+
+    def noted(self, names: frozenset[str]) -> None:
+        """That these were is in the file now."""
+        self._asked -= names
 
     def matching(self, blocks: Blocks, where: Where) -> NDArray[np.bool_]:
         """Which slots match; dead ones may."""
@@ -92,14 +105,20 @@ class Fields:
             known[stale[field]] = True
             # Until the column holds them, nobody may believe that it does.
             kept.words, kept.known, kept.transaction = np.zeros(0, dtype=np.uint64), known, -1
-        wanted = {field: np.zeros(size, dtype=np.bool_) for field in fields}
+        wanted: dict[str, NDArray[np.bool_]] = {}
         for field, slots in stale.items():
-            wanted[field][slots] = True
+            picked = indexed(state, field, slots)
+            if picked is not None:
+                self._kept[field].column.put_picked(slots, picked)
+            else:
+                wanted[field] = np.zeros(size, dtype=np.bool_)
+                wanted[field][slots] = True
         everything = np.flatnonzero(np.any(list(wanted.values()), axis=0)) if wanted else np.zeros(0, np.int64)
         for slots in batches(everything, _BATCH):
             self._read(state, slots, {field: flags[slots] for field, flags in wanted.items()})
         for field in fields:
             self._kept[field].words, self._kept[field].transaction = words, newest
+        self._asked |= {field for field in wanted if _worth_an_index(self._kept[field].column, stale[field].size)}
         return {field: self._kept[field].column for field in fields}
 
     def _read(self, state: State, slots: Numbers, wanted: dict[str, NDArray[np.bool_]]) -> None:
@@ -118,6 +137,11 @@ class Fields:
                 here = np.flatnonzero(wanted[field])
                 values = [extract(metadata[place], field) for place in here.tolist()]
                 self._kept[field].column.put(slots[here], values)
+
+
+def _worth_an_index(column: Column, count: int) -> bool:
+    """Whether a field that so many records were read for would have been told sooner by an index."""
+    return count >= config.INDEXED_FROM and 4 * column.distinct <= count and bool(column.exists().any())
 
 
 def _evaluate(blocks: Blocks, where: Where) -> NDArray[np.bool_]:

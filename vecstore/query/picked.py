@@ -9,15 +9,15 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from vecstore.kernels import dispatch
 from vecstore.storage.fetch import Fetched
+from vecstore.storage.values import Values, located
 
 
 @dataclass(frozen=True)
 class Picked:
     """The values of one field, record by record."""
 
-    # As ``kernels.cpu.pick`` numbers them.
+    # As ``storage.values`` numbers them.
     kinds: NDArray[np.uint8]
     # NaN where there is no number.
     numbers: NDArray[np.float64]
@@ -34,34 +34,16 @@ class Picked:
 
 def pick(fetched: Fetched, field: str) -> Picked | None:
     """None where a record is none, and the plain path is to say so."""
-    kernels = dispatch.cpu().pick
-    count = fetched.ends.size
-    parts = [field, *(field.split(".") if "." in field else ())]
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    key = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    key_ends = np.cumsum([len(part) for part in encoded])
-    ids = np.zeros(count, dtype=np.uint8) if fetched.text is None else fetched.text
-    kinds, numbers = np.empty(count, dtype=np.uint8), np.empty(count)
-    starts, lengths = np.zeros((2, count), dtype=np.int64)
-    hashes = np.zeros(count, dtype=np.uint64)
-    bad = kernels.pick()(
-        fetched.packed, fetched.ends, ids, key, key_ends, kinds, numbers, starts, lengths, hashes
-    )
-    if bad >= 0:
+    values = located(fetched.packed, fetched.ends, fetched.text, field)
+    if values is None:
         return None
-    which = np.full(count, -1, dtype=np.int64)
-    held = np.flatnonzero(kinds >= kernels.TEXT)
-    if not held.size:
-        return Picked(kinds, numbers, [], which)
-    starts, lengths = starts[held], lengths[held]
-    _, firsts, inverse = np.unique(hashes[held], return_index=True, return_inverse=True)
-    if not kernels.agree()(fetched.packed, starts, lengths, firsts[inverse]):
-        return None  # two values of one hash
-    which[held] = inverse
-    view = memoryview(fetched.packed)  # type: ignore[arg-type]
+    distinct = unpack(values)
+    return None if distinct is None else Picked(values.tags, values.numbers, distinct, values.which)
+
+
+def unpack(values: Values) -> list[Any] | None:
+    """The distinct values as they are; None where one cannot be read."""
     try:
-        places = zip(starts[firsts].tolist(), lengths[firsts].tolist(), strict=True)
-        distinct = [msgpack.unpackb(view[start : start + length]) for start, length in places]
+        return [msgpack.unpackb(packed) for packed in values.distinct]
     except (ValueError, msgpack.UnpackException):
         return None
-    return Picked(kinds, numbers, distinct, which)

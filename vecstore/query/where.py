@@ -44,7 +44,7 @@ import msgpack
 import numpy as np
 
 from vecstore.query import places
-from vecstore.query.columns import MISSING, ORDER, Column, Mask, extract, freeze, holds_instant, plain
+from vecstore.query.columns import ORDER, Column, Mask, freeze, holds_instant, plain
 from vecstore.query.instants import Instant, instant, names_instant
 from vecstore.query.operands import (
     SHORT,
@@ -59,6 +59,7 @@ from vecstore.query.operands import (
     refuse,
 )
 from vecstore.query.patterns import PatternError
+from vecstore.storage.values import MISSING, extract
 
 _TOP: Final = ("$and", "$or", "$not")
 _FIELD: Final = (

@@ -92,6 +92,11 @@ class Layout:
         return self.table_payload // (4 * (1 + degree))
 
     @property
+    def field_rows(self) -> int:
+        """Slots in a block of a field's index, each a word of eight bytes and a tag of one."""
+        return self.table_payload // 9
+
+    @property
     def slot_nodes(self) -> int:
         """Slots in a block that names their nodes."""
         return self.table_payload // 4

@@ -7,8 +7,17 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
-from vecstore.config import DTYPES, FORMAT_VERSION, METRICS_BY_DTYPE, Settings, check_settings
+from vecstore.config import (
+    DTYPES,
+    FORMAT_VERSION,
+    MAX_FIELD_BYTES,
+    METRICS_BY_DTYPE,
+    MOST_INDEXES,
+    Settings,
+    check_settings,
+)
 from vecstore.errors import CorruptionError, FormatVersionError, InvalidArgumentError
 from vecstore.storage import keys
 from vecstore.storage.blocks import (
@@ -82,6 +91,22 @@ class GraphHeader:
         }
 
 
+@dataclass(frozen=True)
+class FieldIndex:
+    """What index of a field there is."""
+
+    # Which of the indexes' blocks are its own.
+    place: int
+    # It has the rows of the slots below this one.
+    covered: int
+    # Whether somebody asked for it, or it was made by itself.
+    asked: bool
+
+    def blocks(self, layout: Layout) -> NDArray[np.int64]:
+        """The numbers of its blocks."""
+        return self.place + MOST_INDEXES * np.arange(-(-self.covered // layout.field_rows), dtype=np.int64)
+
+
 @dataclass
 class Header:
     """What a snapshot knows before it reads anything else."""
@@ -105,6 +130,11 @@ class Header:
     catalog: dict[int, list[int]] = field(default_factory=lambda: {kind: [] for kind in keys.KINDS})
     version: int = FORMAT_VERSION
     graph: GraphHeader | None = None
+    # Since format 5. The indexes of fields by the fields' names; how many processes read a field that has none out of all
+    # records; and the fields whose indexes were dropped, which get none by themselves. Replaced, never changed in place.
+    fields: dict[str, FieldIndex] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
+    unwanted: tuple[str, ...] = ()
 
     def copy(self) -> Header:
         return replace(
@@ -134,6 +164,9 @@ def write_header(header: Header, page_bytes: int) -> Bytes:
         "counts": {chr(kind): count for kind, count in header.counts.items()},
         "catalog": {chr(kind): parts for kind, parts in header.catalog.items()},
         "graph": None if header.graph is None else vars(header.graph),
+        "fields": {name: list(vars(index).values()) for name, index in header.fields.items()},
+        "asked": header.asked,
+        "unwanted": header.unwanted,
     }
     packed = msgpack.packb(content)
     pages = -(-(len(packed) + HEAD_BYTES + PAGE_HEAD_BYTES) // page_bytes)
@@ -195,11 +228,18 @@ def _checked(content: dict[str, Any], most_blocks: int) -> Header:
         catalog=catalog,
         version=content["version"],
         graph=None if content["graph"] is None else _graph(content["graph"]),
+        fields={_name(name): _field(index) for name, index in content["fields"].items()},
+        asked={_name(name): _number(times, 255) for name, times in content["asked"].items()},
+        unwanted=tuple(_name(name) for name in content["unwanted"]),
     )
     if not header.text_ids <= header.records <= header.slots:
         raise CorruptionError(f"{header.records} records in {header.slots} slots")
     if header.graph is not None and not header.graph.slots <= header.slots:
         raise CorruptionError(f"a graph of {header.graph.slots} slots, of which there are {header.slots}")
+    if len({index.place for index in header.fields.values()}) != len(header.fields):
+        raise CorruptionError("two indexes of fields in one place")
+    if any(index.covered > header.slots for index in header.fields.values()):
+        raise CorruptionError(f"an index of more than the {header.slots} slots")
     return header
 
 
@@ -219,6 +259,8 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     if version < 4 and content["graph"] is not None:
         newer = ("named", "edges_first", "edges", "edges_before", "edges_origin", "swept", "owed", "appended", "changes")
         content = content | {"graph": content["graph"] | dict.fromkeys(newer, 0)}
+    if version < 5:
+        content = content | {"fields": {}, "asked": {}, "unwanted": []}
     return content
 
 
@@ -240,6 +282,27 @@ def _graph(content: dict[str, Any]) -> GraphHeader:
     if graph.edges_before > graph.edges or (graph.edges and not graph.named):
         raise ValueError(f"{graph.edges_before} of {graph.edges} edges")
     return graph
+
+
+def _field(content: list[Any]) -> FieldIndex:
+    place, covered, asked = content
+    if not isinstance(asked, bool):
+        raise ValueError(f"{asked!r} where true or false belongs")
+    return FieldIndex(_number(place, MOST_INDEXES - 1), _number(covered, keys.MAX_NUMBER), asked)
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or len(name.encode()) > MAX_FIELD_BYTES:
+        raise ValueError("a name of a field")
+    return name
+
+
+def check_fields(header: Header, layout: Layout) -> None:
+    """Compare what the indexes of fields cover with the blocks that there are."""
+    for index in header.fields.values():
+        parts = -(-index.covered // layout.field_rows)
+        if parts and index.place + MOST_INDEXES * (parts - 1) >= header.counts[keys.FIELDS]:
+            raise damaged(keys.HEADER, 0, "an index of a field needs more than its blocks hold")
 
 
 def check_graph(header: Header, layout: Layout) -> None:

@@ -11,6 +11,7 @@ CATALOG = ord("C")  # generation of every other block
 CODES = ord("Q")  # the graph's coded vectors, node by node
 DIRECTORY = ord("D")  # hash prefix -> id bucket
 EDGES = ord("E")  # edges of the graph that came after their node's row was written
+FIELDS = ord("F")  # indexes of fields: a tag and eight bytes for each slot
 GRAPH = ord("G")  # the graph's rows: a node's slot and its neighbours
 IDS = ord("I")  # buckets of (hash, slot)
 INDEX = ord("N")  # the graph's parameters, one string of bytes; in format 2 the slots of its nodes as well
@@ -24,10 +25,18 @@ VECTORS = ord("V")  # rows, slot by slot
 LONG = ord("X")  # pieces of records too long for a block
 
 # Those that the catalog lists.
-KINDS = (CODES, DIRECTORY, EDGES, GRAPH, IDS, INDEX, LINKED, LIVE, LONG, NODES, RECORDS, SLOTS, SUMS, VECTORS)
+KINDS = (
+    *(CODES, DIRECTORY, EDGES, FIELDS, GRAPH, IDS, INDEX, LINKED, LIVE, LONG),
+    *(NODES, RECORDS, SLOTS, SUMS, VECTORS),
+)
 GRAPH_KINDS = (CODES, EDGES, GRAPH, INDEX, LINKED, NODES)
 # What a format did not have yet.
-NEW_KINDS = {1: (*GRAPH_KINDS, SUMS), 2: (EDGES, NODES), 3: (EDGES, NODES)}
+NEW_KINDS = {
+    1: (*GRAPH_KINDS, SUMS, FIELDS),
+    2: (EDGES, NODES, FIELDS),
+    3: (EDGES, NODES, FIELDS),
+    4: (FIELDS,),
+}
 
 NAMES = {
     HEADER: "header",
@@ -35,6 +44,7 @@ NAMES = {
     CODES: "codes",
     DIRECTORY: "directory",
     EDGES: "edges",
+    FIELDS: "fields",
     GRAPH: "graph",
     IDS: "ids",
     INDEX: "index",

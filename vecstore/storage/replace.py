@@ -12,7 +12,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,10 @@ def compact(file: File, arrange: Callable[[State], Arranged | None]) -> None:
 
 def _rebuild(state: State, temporary: str, arranged: Arranged) -> int:
     """Copy all live records into a new file; gives the number of its last transaction."""
-    header = Header(state.header.settings, state.header.uuid, state.header.seed, state.header.created)
+    old = state.header
+    header = Header(old.settings, old.uuid, old.seed, old.created, asked=old.asked, unwanted=old.unwanted)
+    # Nothing is covered of no slots, so all of them are complete, and kept up with the records that come.
+    header.fields = {field: replace(index, covered=0) for field, index in old.fields.items()}
     _write_first(temporary, header)
     target = File(temporary, writable=True, durable=False, private=True)
     try:

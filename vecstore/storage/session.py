@@ -17,7 +17,7 @@ from vecstore.storage.behind import Behind
 from vecstore.storage.blocks import Bytes, Layout, damaged, new_block, payload, seal, seal_all
 from vecstore.storage.environment import translated
 from vecstore.storage.file import File, Snapshot
-from vecstore.storage.header import GraphHeader, Header, write_header
+from vecstore.storage.header import FieldIndex, GraphHeader, Header, write_header
 from vecstore.storage.kept import Kept
 from vecstore.storage.pages import PageMap
 from vecstore.storage.state import Numbers, State
@@ -32,6 +32,7 @@ _STAGED_KINDS = (
     keys.GRAPH,
     keys.CODES,
     keys.INDEX,
+    keys.FIELDS,
 )
 
 _DEAD = np.uint64(0xFFFF)
@@ -181,8 +182,11 @@ class Session:
         self.changed = True
 
     def free_all(self, kind: int) -> None:
-        """Drop all blocks of a kind, whatever is in them: a damaged one as well, if LMDB can let go of it."""
-        numbers = np.flatnonzero(self.present(kind))
+        """Drop all blocks of a kind, as ``free_many`` does."""
+        self.free_many(kind, np.flatnonzero(self.present(kind)))
+
+    def free_many(self, kind: int, numbers: Numbers) -> None:
+        """Drop these blocks, whatever is in them: a damaged one as well, if LMDB can let go of it."""
         orders = [keys.order(kind, number) for number in numbers.tolist()]
         known = [order not in self._dirty and order not in self._staged for order in orders]
         self._base.check_spans(kind, numbers[np.array(known, dtype=bool)])
@@ -214,6 +218,11 @@ class Session:
         """What the header says of the graph from the commit on."""
         self.changed = self.changed or graph != self.header.graph
         self.header.graph = graph
+
+    def describe_fields(self, fields: dict[str, FieldIndex]) -> None:
+        """What the header says of the indexes of fields from the commit on."""
+        self.changed = self.changed or fields != self.header.fields
+        self.header.fields = fields
 
     def dead_bytes(self, kind: int) -> NDArray[np.int64]:
         words: NDArray[np.uint64] = self._words_of(kind)[: self.header.counts[kind]]

@@ -21,7 +21,7 @@ from vecstore.storage.blocks import (
     damaged,
     payload,
 )
-from vecstore.storage.header import GraphHeader, Header, check_graph
+from vecstore.storage.header import GraphHeader, Header, check_fields, check_graph
 from vecstore.storage.lazy import NO_GENERATION, LazyTable
 from vecstore.storage.pages import Meta, PageMap
 from vecstore.storage.platform import Mapping
@@ -128,6 +128,7 @@ class State:
             if header.slots > header.counts[kind] * per_block:
                 raise damaged(keys.HEADER, 0, f"it counts more slots than its {keys.NAMES[kind]} blocks hold")
         check_graph(header, layout)
+        check_fields(header, layout)
         self._lazy: dict[tuple[int, int, int], tuple[Checked, LazyTable]] = {}
         self._inherited: dict[tuple[int, int], LazyTable] = {}
         if older is not None:

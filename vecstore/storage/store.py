@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import DEAD_BLOCKS_FLOOR, DEAD_SHARE
+from vecstore.storage import fields, keys
 from vecstore.storage import ids as id_table
-from vecstore.storage import keys
 from vecstore.storage.blocks import Bytes, count_of, damaged, extra_of
 from vecstore.storage.growth import move_nodes, nodes_to_move
 from vecstore.storage.ids import Ids, hash_ids
@@ -30,6 +28,7 @@ from vecstore.storage.records import (
 from vecstore.storage.session import Session
 from vecstore.storage.slots import ENTRY, LONG, TEXT, live_mask, read_slots, set_live, write_slots
 from vecstore.storage.state import Blocks, Numbers
+from vecstore.storage.values import unpacked as unpacked
 from vecstore.storage.vectors import read_rows, write_rows
 
 # A purge moves about this many bytes of rows a commit.
@@ -81,18 +80,6 @@ def read_stored(blocks: Blocks, entries: NDArray[np.void]) -> list[Stored]:
     return [Stored(*unpacked(*record)) for record in zip(packed, marks, text, strict=True)]
 
 
-def unpacked(packed: bytes | memoryview, mark: int, is_text: bool) -> tuple[str | int, dict[str, Any]]:
-    """The id and the metadata that a record's bytes stand for."""
-    try:
-        content = msgpack.unpackb(packed)
-        id_, metadata = (content[0], content[1]) if is_text else (mark, content)
-    except (ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException) as error:
-        raise damaged(keys.RECORDS, 0, f"a record in it cannot be read ({error})") from None
-    if type(metadata) is not dict or (is_text and type(id_) is not str):
-        raise damaged(keys.RECORDS, 0, "a record in it is not a record")
-    return id_, metadata
-
-
 def live_slots(blocks: Blocks) -> Numbers:
     return np.flatnonzero(live_mask(blocks)).astype(np.int64)
 
@@ -104,11 +91,13 @@ def insert(session: Session, ids: Ids, rows: Bytes, packed: Packed | Sequence[by
     """Add records whose ids are known to be absent; gives their slots."""
     if not len(ids):
         return np.zeros(0, dtype=np.int64)
-    header = session.header
+    header, packed = session.header, Packed.of(packed)
+    before = header.slots
     slots = _allocate(session, len(ids))
     write_rows(session, slots, rows)
-    entries = _append(session, ids.marks, ids.text, slots, Packed.of(packed))
+    entries = _append(session, ids.marks, ids.text, slots, packed)
     write_slots(session, slots, entries)
+    fields.keep(session, slots, packed, ids.text, before)
     id_table.insert(session, ids.hashes, slots)
     set_live(session, slots, True)
     header.records += len(ids)
@@ -123,8 +112,9 @@ def change_metadata(session: Session, slots: Numbers, packed: Packed | Sequence[
         return
     entries = read_slots(session, slots)
     _drop_records(session, entries)
-    text = (entries["flags"] & TEXT) > 0
-    write_slots(session, slots, _append(session, entries["mark"], text, slots, Packed.of(packed)))
+    packed, text = Packed.of(packed), (entries["flags"] & TEXT) > 0
+    write_slots(session, slots, _append(session, entries["mark"], text, slots, packed))
+    fields.keep(session, slots, packed, text, session.header.slots)
     _free_dead_records(session)
 
 
@@ -244,6 +234,7 @@ def _free_dead_vectors(session: Session) -> None:
     if slots < header.slots:
         header.slots = slots
         session.cache["live"] = mask[:slots].copy()
+        fields.shrink(session)
     blocks = -(-slots // per_block)
     padded = np.zeros(blocks * per_block, dtype=np.uint8)
     padded[:slots] = mask[:slots]

@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 
 from vecstore.errors import CorruptionError
-from vecstore.storage import keys
+from vecstore.storage import indexing, keys
 from vecstore.storage.blocks import damaged, payload
 from vecstore.storage.graph import (
     NONE,
@@ -53,7 +53,9 @@ def verify(state: State) -> VerifyReport:
     problems += _unlisted(state)
     records = 0
     if not problems:
-        for problem, count in itertools.chain(_disagreements(state), _sum_problems(state), _graph_problems(state)):
+        for problem, count in itertools.chain(
+            _disagreements(state), _sum_problems(state), _graph_problems(state), _index_problems(state)
+        ):
             records += count
             if problem is not None:
                 problems.append(problem)
@@ -109,6 +111,14 @@ def _sum_problems(state: State) -> Iterator[tuple[str | None, int]]:
     try:
         for number, problem in wrong_sums(state):
             yield f"block vectors {number} {problem}", 0
+    except CorruptionError as error:
+        yield str(error), 0
+
+
+def _index_problems(state: State) -> Iterator[tuple[str | None, int]]:
+    try:
+        for problem in indexing.problems(state):
+            yield problem, 0
     except CorruptionError as error:
         yield str(error), 0
 

@@ -37,6 +37,7 @@ _CPU = (
     "beam", "checksum", "chosen", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
     "scan", "select", "tile",
 )  # fmt: skip
+_CUDA = ("card", "norms", "scan", "select", "tile")
 
 
 @functools.cache
@@ -45,6 +46,14 @@ def cpu() -> ModuleType:
     for name in _CPU:
         importlib.import_module(f"{__package__}.cpu.{name}")
     return importlib.import_module(f"{__package__}.cpu")
+
+
+@functools.cache
+def cuda() -> ModuleType:
+    """Their twins for graphics cards, a module each: `cuda().tile` and so on. No driver is asked for anything yet."""
+    for name in _CUDA:
+        importlib.import_module(f"{__package__}.cuda.{name}")
+    return importlib.import_module(f"{__package__}.cuda")
 
 
 @functools.cache

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parent.parent
 
 # Each layer, and those that it may import from.
 ALLOWED = {
-    "top": {"top", "collection", "query", "index", "storage", "kernels", "base"},
+    "top": {"top", "collection", "query", "index", "storage", "kernels", "device", "base"},
     "cli": {"cli", "embed", "public", "base"},
     "embed": {"embed", "public"},
-    "collection": {"collection", "query", "index", "storage", "kernels", "base"},
-    "query": {"query", "storage", "kernels", "base"},
-    "index": {"index", "kernels", "base"},
+    "collection": {"collection", "query", "index", "storage", "kernels", "device", "base"},
+    "query": {"query", "storage", "kernels", "device", "base"},
+    "index": {"index", "kernels", "device", "base"},
     "storage": {"storage", "kernels", "base"},
+    "device": {"device", "kernels", "base"},
     "kernels": {"kernels"},
     "base": {"base"},
 }
@@ -33,6 +34,8 @@ def layer(module: str) -> str:
         return parts[1]
     if parts[1] == "__main__":
         return "cli"
+    if parts[1] == "device":
+        return "device"
     return "base" if parts[1] in BASE else "collection"
 
 

@@ -19,6 +19,7 @@ from vecstore.config import (
     STAGE_BYTES,
     Settings,
 )
+from vecstore.device import Device
 from vecstore.errors import (
     ClosedError,
     CorruptionError,
@@ -74,6 +75,7 @@ class Collection(Asking, Indexing):
         memory: int | None,
         timeout: float | None,
         codec: str | None = None,
+        device: Device | None = None,
     ) -> None:
         self._file = file
         self._writable = writable
@@ -82,8 +84,9 @@ class Collection(Asking, Indexing):
         self._timeout = timeout
         self._closed = False
         self._fields = Fields()
-        self._graph = Graph(threads, memory, codec)
-        self._planner = Planner(self._graph, Filtered(self._fields, memory))
+        self._device = Device("cpu") if device is None else device
+        self._graph = Graph(threads, memory, codec, self._device)
+        self._planner = Planner(self._graph, Filtered(self._fields, memory), self._device)
         # Where the last snapshot was taken: the next search may do without one.
         self._opened: Opened | None = None
         self._session: Session | None = None
@@ -144,6 +147,7 @@ class Collection(Asking, Indexing):
         """
         if not self._closed:
             self._closed = True
+            self._device.forget()
             self._file.leave()
 
     def __del__(self) -> None:
@@ -639,7 +643,7 @@ class Collection(Asking, Indexing):
         """
         with self._view() as blocks:
             drift = self._graph.drift(blocks)
-            return stats(blocks, self._file, self._fields, self._graph.nbytes, drift)
+            return stats(blocks, self._file, self._fields, self._graph.nbytes, drift, self._device)
 
     def explain(
         self,

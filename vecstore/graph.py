@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import config, dense, linking, upkeep
+from vecstore.device import Device
 from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
 from vecstore.index.calibrate import Calibration, Curve, Reach
@@ -71,8 +72,11 @@ class Ready:
 class Graph:
     """One collection's way to its graph. Threads may share it."""
 
-    def __init__(self, threads: int, memory: int | None, codec: str | None = None) -> None:
+    def __init__(
+        self, threads: int, memory: int | None, codec: str | None = None, device: Device | None = None
+    ) -> None:
         self._threads = threads
+        self._device = Device("cpu") if device is None else device
         self._codec = codec
         self._memory = memory
         self._keeper = Keeper()

@@ -15,10 +15,10 @@ from vecstore.config import (
     check_settings,
     parse_memory,
 )
+from vecstore.device import DEVICES, Device
 from vecstore.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
-    DeviceError,
     InvalidArgumentError,
     NotACollectionError,
     SettingsMismatchError,
@@ -48,7 +48,8 @@ def open(
     A new collection needs ``dim``; ``metric`` is "cosine" and ``dtype`` "float32" unless told. An existing
     one brings its settings, and an argument that contradicts them raises. ``mode`` is "a" to read and write,
     "x" to create only, "r" to read only. ``timeout`` is how many seconds a write waits for another writer;
-    None waits for ever. ``codec`` names the kind of code of graphs that are built from now on ("scalar8",
+    None waits for ever. ``device`` is "auto" to use a graphics card where there is one and it pays, "cpu" to use none, "cuda"
+    to raise where there is none. ``codec`` names the kind of code of graphs that are built from now on ("scalar8",
     "scalar4", "scalar2", "scalar1", "product8", "product4"); without it a sample of the vectors decides.
 
     >>> import vecstore
@@ -60,10 +61,8 @@ def open(
         raise InvalidArgumentError(f'mode must be "a", "x" or "r", not {mode!r}')
     if durability not in ("full", "none"):
         raise InvalidArgumentError(f'durability must be "full" or "none", not {durability!r}')
-    if device not in ("auto", "cpu", "cuda"):
+    if device not in DEVICES:
         raise InvalidArgumentError(f'device must be "auto", "cpu" or "cuda", not {device!r}')
-    if device == "cuda":
-        raise DeviceError('this version has no CUDA kernels: open with device="auto" or "cpu"')
     budget = parse_memory(memory)
     workers = exact.available_threads() if threads is None else inputs.check_k(threads, "threads")
     if timeout is not None and not (
@@ -72,6 +71,9 @@ def open(
         raise InvalidArgumentError(f"timeout must be a number of seconds from 0, or None, not {timeout!r}")
     if codec is not None and codec not in KINDS:
         raise InvalidArgumentError(f"codec must be one of {', '.join(KINDS)}, or None, not {codec!r}")
+    chosen = Device(device, budget)
+    if device == "cuda":
+        chosen.card()  # raises where there is none, before anything is created
     name = inputs.check_path(path)
     if os.path.isdir(name):
         raise NotACollectionError(f"{name} is a folder, and a collection is one file: name a file in it")
@@ -81,7 +83,13 @@ def open(
         settings = _create(name, dim, metric, dtype, mode)
     file = File.share(name, writable=mode != "r", durable=durability == "full")
     collection = Collection(
-        file, writable=mode != "r", threads=workers, memory=budget, timeout=timeout, codec=codec
+        file,
+        writable=mode != "r",
+        threads=workers,
+        memory=budget,
+        timeout=timeout,
+        codec=codec,
+        device=chosen,
     )
     try:
         if settings is None or mode == "a":

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import order
+from vecstore.device import Device
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers, exact
 from vecstore.query.found import Found
@@ -61,7 +62,7 @@ def near(planner: Planner, blocks: Blocks, radius: float, asked: Asked) -> Itera
             # Each record is compared with those behind it: the others were compared with it before.
             mask = mask.copy()
             mask[: part[0]] = 0
-            nearest = partial(_compared, blocks, part, mask, asked.threads)
+            nearest = partial(_compared, blocks, part, mask, asked.threads, planner.device)
         found = _within(part, radius, nearest)
         sizes = np.array([each[0].size for each in found])
         first = np.repeat(part, sizes)
@@ -106,6 +107,7 @@ def _compared(
     part: Numbers,
     mask: NDArray[np.uint8],
     threads: int,
+    device: Device,
     left: Numbers,
     width: int | None,
     radius: float,
@@ -115,7 +117,7 @@ def _compared(
     if width is None:
         found = exact.within(blocks, queries, radius, mask, threads)
     else:
-        found = exact.nearest(blocks, queries, width + 1, mask, threads)
+        found = exact.nearest(blocks, queries, width + 1, mask, threads, device)
     others = (each[0] != own for each, own in zip(found, slots.tolist(), strict=True))
     return [
         (each[0][other][:width], each[1][other][:width]) for each, other in zip(found, others, strict=True)

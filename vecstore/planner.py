@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import LEAST_LIVE, MOST_WALKED
+from vecstore.device import Device
 from vecstore.filtered import Filtered
 from vecstore.graph import Graph, Ready, merged
 from vecstore.index.single import Single
@@ -39,9 +40,10 @@ class Asked:
 class Planner:
     """Chooses between walking and scanning, for one collection."""
 
-    def __init__(self, graph: Graph, filtered: Filtered) -> None:
+    def __init__(self, graph: Graph, filtered: Filtered, device: Device) -> None:
         self._graph = graph
         self._filtered = filtered
+        self.device = device
 
     def _ready(self, blocks: Blocks, asked: Asked) -> Ready | None:
         """The graph to walk for this search; None where it is scanned.
@@ -130,7 +132,7 @@ class Planner:
         else:
             assert k is not None
             mask = self.candidates(blocks, asked)
-            found = exact.nearest(blocks, queries, k + (own is not None), mask, asked.threads)
+            found = exact.nearest(blocks, queries, k + (own is not None), mask, asked.threads, self.device)
         if own is not None:
             found = [(s[s != mine], d[s != mine]) for (s, d), mine in zip(found, own.tolist(), strict=True)]
         if k is None or (own is None and asked.radius is None):

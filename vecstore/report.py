@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import config
+from vecstore.device import Device
 from vecstore.index.walk import Effort
 from vecstore.query.fields import Fields
 from vecstore.storage import keys
@@ -24,7 +25,7 @@ from vecstore.storage.state import Blocks
 
 
 def stats(
-    blocks: Blocks, file: File, fields: Fields, graph_bytes: int, drift: float | None
+    blocks: Blocks, file: File, fields: Fields, graph_bytes: int, drift: float | None, device: Device
 ) -> dict[str, Any]:
     """Counts, sizes, and what waits to be done."""
     header, layout = blocks.header, blocks.layout
@@ -52,6 +53,9 @@ def stats(
         "block_bytes": layout.pages(keys.VECTORS) * layout.page_bytes,
         "blocks": {keys.NAMES[kind]: count for kind, count in present.items()},
         "memory_bytes": fields.nbytes + cached + graph_bytes,
+        # "cpu" until a card did something; then its name, and what this process holds there for all collections.
+        "device": device.name,
+        "device_bytes": device.held,
         "filter_columns": fields.names,
         "indexes": listed(blocks),
         "readers": len(readers),

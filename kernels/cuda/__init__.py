@@ -1,1 +1,1 @@
-"""The place of the CUDA twins; none is here yet, so every device is the CPU."""
+"""The CUDA twins of the CPU kernels. Importing them asks no driver for anything; `card.find` does."""

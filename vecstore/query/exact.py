@@ -13,17 +13,22 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.device import Device
 from vecstore.kernels import dispatch, reference
+from vecstore.query import on_card
 from vecstore.query.found import Found
 from vecstore.storage import keys
 from vecstore.storage.slots import live_mask
-from vecstore.storage.state import Blocks, Numbers
+from vecstore.storage.state import Blocks, Numbers, State
 from vecstore.storage.vectors import read_rows
+
+if TYPE_CHECKING:
+    from vecstore.kernels.cuda.card import Card
 
 T = TypeVar("T")
 Mask = NDArray[np.uint8]
@@ -65,14 +70,35 @@ def candidates(blocks: Blocks, chosen: NDArray[np.bool_] | None) -> Mask:
     return live if chosen is None else live & chosen[: live.size]
 
 
-def nearest(blocks: Blocks, queries: NDArray[Any], k: int, mask: Mask, threads: int) -> list[Found]:
+def nearest(
+    blocks: Blocks,
+    queries: NDArray[Any],
+    k: int,
+    mask: Mask,
+    threads: int,
+    device: Device | None = None,
+) -> list[Found]:
     """The k nearest candidates of each query: (slots, public distances), by distance and then slot."""
     count = int(np.count_nonzero(mask.view(np.bool_)))
     k = min(k, count)
     if k == 0:
         return [_nothing() for _ in queries]
+    prepared = reference.prepare_query(blocks.header.settings.metric, queries)
+    if device is None or not device.possible:
+        return _on_cpu(blocks, prepared, k, mask, count, threads)
+    if on_card.pays(device, blocks, prepared, count, threads):
+        return device.attempt(
+            lambda card: _on_card(card, device, blocks, prepared, k, mask, count, threads),
+            lambda: _on_cpu(blocks, prepared, k, mask, count, threads),
+        )
+    with on_card.PACE.measured("cpu", on_card.work(blocks, len(prepared), count) / threads):
+        return _on_cpu(blocks, prepared, k, mask, count, threads)
+
+
+def _on_cpu(
+    blocks: Blocks, prepared: NDArray[Any], k: int, mask: Mask, count: int, threads: int
+) -> list[Found]:
     settings = blocks.header.settings
-    prepared = reference.prepare_query(settings.metric, queries)
     if _is_small(count * settings.dim * len(prepared)):
         slots = np.flatnonzero(mask)
         return [_closest(blocks, query, slots, k) for query in prepared]
@@ -271,6 +297,43 @@ def _complete(
     return True
 
 
+# -- on a graphics card
+
+
+def _on_card(
+    card: Card,
+    device: Device,
+    blocks: Blocks,
+    prepared: NDArray[Any],
+    k: int,
+    mask: Mask,
+    count: int,
+    threads: int,
+) -> list[Found]:
+    """As ``_on_cpu``, which does what the card cannot, or cannot prove."""
+    assert isinstance(blocks, State)
+    fits = np.ones(len(prepared), dtype=bool)
+    if blocks.header.settings.dtype != "binary":
+        fits = reference.fits_batch(prepared)
+    found: list[Found | None] = [None] * len(prepared)
+    places, pool = np.flatnonzero(fits), 2 * k + 16
+    pools = on_card.pools(card, device, blocks, prepared[places], pool, mask, threads) if places.size else None
+    if pools is not None:
+        parts = [(pools.values, pools.slots, pools.sizes, pools.largest)]
+        near = (slots[:size] for slots, size in zip(pools.slots, pools.sizes.tolist(), strict=True))
+        candidates = [np.concatenate((slots, pools.odd)) for slots in near]
+        answers = _closest_of_each(blocks, prepared[places], candidates, k)
+        for row, (place, answer) in enumerate(zip(places.tolist(), answers, strict=True)):
+            if _complete(blocks, prepared[place], answer, row, parts, pool):
+                found[place] = answer
+    left = [place for place, answer in enumerate(found) if answer is None]
+    if left:
+        rest = _on_cpu(blocks, prepared[left], k, mask, count, threads)
+        for place, answer in zip(left, rest, strict=True):
+            found[place] = answer
+    return [answer for answer in found if answer is not None]
+
+
 # -- comparing again, exactly
 
 
@@ -278,6 +341,24 @@ def _closest(blocks: Blocks, query: NDArray[Any], slots: Numbers, k: int) -> Fou
     values = _exact(blocks, query, slots)
     order = np.lexsort((slots, values))[:k]
     return slots[order], reference.finish(blocks.header.settings.metric, values[order])
+
+
+def _closest_of_each(
+    blocks: Blocks, queries: NDArray[Any], candidates: list[Numbers], k: int
+) -> list[Found]:
+    """As ``_closest`` for each query. Rows are read for many queries together."""
+    settings, found = blocks.header.settings, list[Found]()
+    step = max(1, _PORTION // (settings.dim * max(slots.size for slots in candidates)))
+    for start in range(0, len(candidates), step):
+        part = candidates[start : start + step]
+        distinct, places = np.unique(np.concatenate(part), return_inverse=True)
+        rows, end = read_rows(blocks, distinct), 0
+        for query, slots in zip(queries[start : start + step], part, strict=True):
+            begin, end = end, end + slots.size
+            values = reference.distances(settings.metric, settings.dtype, rows[places[begin:end]], query)
+            order = np.lexsort((slots, values))[:k]
+            found.append((slots[order], reference.finish(settings.metric, values[order])))
+    return found
 
 
 def _inside(blocks: Blocks, query: NDArray[Any], slots: Numbers, limit: float) -> Found:

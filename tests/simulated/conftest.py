@@ -1,0 +1,28 @@
+"""What runs in Numba's simulator, or on a card: tests/test_cuda.py starts it; VECSTORE_TEST_CUDA=1 has it run on a card."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from vecstore.kernels.cuda import card as cards
+from vecstore.kernels.cuda.card import Card
+
+# Its threads take turns: with Python's usual five milliseconds each, they would mostly wait.
+sys.setswitchinterval(1e-4)
+
+if not (cards.simulated() or os.environ.get("VECSTORE_TEST_CUDA")):
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    """The card; what a test put there must be given back."""
+    found = cards.find()
+    budget, held = found.budget, found.held
+    yield found
+    found.budget = budget
+    assert found.held == held

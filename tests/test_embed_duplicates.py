@@ -145,9 +145,12 @@ def test_candidates_are_those_of_brute_force(file: str) -> None:
     for place in range(0, 300, 3):
         hashed[place] = hashed[place + 1] ^ np.uint64(1 << int(random.integers(0, 60)))
     with vecstore.open(file, mode="r") as pictures, Marks(pictures) as marks:
+        # The other hash is farther off, by a few bits or by very many.
+        second = hashed ^ np.array([0b111_1111 << n % 50 if n % 2 else 0 for n in range(300)], np.uint64)
+        second[::10] = random.integers(0, 2**63, 30, dtype=np.uint64)
         marks.hashes = {
-            "perceptual": hashed, "difference": hashed[::-1].copy(),
-            "mirrored_perceptual": np.roll(hashed, 5), "mirrored_difference": np.roll(hashed[::-1], 5),
+            "perceptual": hashed, "difference": second,
+            "mirrored_perceptual": np.roll(hashed, 5), "mirrored_difference": np.roll(second, 5),
         }  # fmt: skip
         row = np.arange(300)
         with Alike(marks, row, 6) as alike:
@@ -155,20 +158,23 @@ def test_candidates_are_those_of_brute_force(file: str) -> None:
             one_by_one = [(place, other) for place in range(300) for other in alike.every(place).tolist()]
         found = {(place, other) for place, each in enumerate(every) for other in each.near.tolist()}
         turned = {(place, other) for place, each in enumerate(every) for other in each.mirrored.tolist()}
-        near = {name: bits_apart(marks.hashes[name], marks.hashes[name]) <= 6 for name in ("perceptual", "difference")}
-        expected = {(i, j) for i, j in np.argwhere(near["perceptual"] | near["difference"]).tolist() if i < j}
+        apart = {name: bits_apart(marks.hashes[name], marks.hashes[name]) for name in ("perceptual", "difference")}
+        either = np.minimum(*apart.values()) <= 6
+        agreed = either & (np.maximum(*apart.values()) <= 10)
+        assert agreed.sum() < either.sum()
+        expected = {(i, j) for i, j in np.argwhere(agreed).tolist() if i < j}
         assert found == expected
         assert sorted(one_by_one) == sorted(expected)
         assert not any(each.more for each in every)
         both = (bits_apart(marks.hashes["mirrored_perceptual"], hashed) <= 6) & (
             bits_apart(marks.hashes["mirrored_difference"], marks.hashes["difference"]) <= 6
         )
-        assert turned == {(i, j) for i, j in np.argwhere(both).tolist() if i < j}
+        assert turned == {(i, j) for i, j in np.argwhere(both | both.T).tolist() if i < j}
         # A picture that is its own mirror image has no other.
         marks.hashes["mirrored_perceptual"], marks.hashes["mirrored_difference"] = hashed, marks.hashes["difference"]
         with Alike(marks, row, 6) as alike:
             assert not any(len(each.mirrored) for each in alike.of(row))
-    assert len(expected) >= 100
+    assert len(expected) >= 50
     assert turned
 
 

@@ -34,10 +34,10 @@ class CpuTarget:
 
 
 _CPU = (
-    "beam", "checksum", "chosen", "distance", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
+    "beam", "checksum", "chosen", "distance", "ends", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
     "scan", "select", "tile",
 )  # fmt: skip
-_CUDA = ("card", "norms", "scan", "select", "tile")
+_CUDA = ("beam", "card", "norms", "scan", "select", "tile")
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import config, dense, linking, upkeep
+from vecstore.carried import Carried
 from vecstore.device import Device
 from vecstore.errors import CorruptionError
 from vecstore.index import bits, build, calibrate, space
@@ -80,6 +81,7 @@ class Graph:
         self._codec = codec
         self._memory = memory
         self._keeper = Keeper()
+        self._carried = Carried(self._device)
         # So many records were too many for the memory when they were to be linked last.
         self._refused = -1
         self._warned = False
@@ -121,8 +123,8 @@ class Graph:
         blocks.cache["graph"] = found = Ready(walker, mask, few, many, live, blocks.checked, header.graph.stamp)
         return found
 
-    @staticmethod
     def nearest(
+        self,
         blocks: Blocks,
         ready: Ready,
         queries: NDArray[Any],
@@ -131,9 +133,10 @@ class Graph:
         threads: int,
     ) -> tuple[Sequence[Found], Effort]:
         """The k nearest of each query, pending records included; and what it took."""
+        elsewhere = self._carried.of(blocks, len(queries)) if isinstance(blocks, State) else None
         with explained(blocks):
             slots, distances, sizes, effort = ready.walker.search(
-                queries, k, reach, ready.mask, threads, exact.executor, others=ready.few
+                queries, k, reach, ready.mask, threads, exact.executor, others=ready.few, elsewhere=elsewhere
             )
         found = Rows(slots, distances, sizes)
         if not effort.lost.size and ready.many is None:

@@ -97,14 +97,14 @@ def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
     nodes_of = stored.nodes_of_slots(blocks)
     slots = stored.owners_of(nodes_of, linked_mask(blocks), graph.nodes)
     later = _chained(stored.read_edges(blocks), blocks)
-    words = {kind: _words(blocks, kind) for kind in (keys.CODES, keys.NODES, keys.INDEX)}
+    words = {kind: words_of(blocks, kind) for kind in (keys.CODES, keys.NODES, keys.INDEX)}
     resident = replace(first, codes=codes, slots=slots, later=later, edges=graph.edges, nodes_of=nodes_of)
     return _Kept(stamp, blocks.meta.transaction, graph, words, codes, slots, nodes_of, later, resident)
 
 
 def _refresh(kept: _Kept, blocks: State) -> None:
     graph, before = graph_of(blocks), kept.graph
-    changed = {kind: _changed(kept, blocks, kind) for kind in kept.words}
+    changed = {kind: changed_words(kept.words, blocks, kind) for kind in kept.words}
     resident = parameters(blocks, kept.resident.watch) if changed[keys.INDEX].size else kept.resident
     if graph.nodes > len(kept.codes):
         codes = room_for_codes(int(_ROOM * graph.nodes), graph.code_bytes)
@@ -174,17 +174,18 @@ def _grown(array: NDArray[Any], used: int, wanted: int, fill: int) -> NDArray[An
     return grown
 
 
-def _words(blocks: State, kind: int) -> Words:
+def words_of(blocks: State, kind: int) -> Words:
+    """The catalog's words of a graph's blocks of one kind."""
     first, count = graph_of(blocks).blocks(blocks.layout)[kind]
     words: Words = blocks.entries(kind, first, first + count).copy()
     return words
 
 
-def _changed(kept: _Kept, blocks: State, kind: int) -> Numbers:
-    """Which of a kind's blocks, counted from the graph's first, are not those that were read."""
-    words = _words(blocks, kind)
-    old = kept.words[kind][: words.size]
-    kept.words[kind] = words
+def changed_words(known: dict[int, Words], blocks: State, kind: int) -> Numbers:
+    """Which of a kind's blocks, counted from the graph's first, are not those that were read. These are known then."""
+    words = words_of(blocks, kind)
+    old = known[kind][: words.size]
+    known[kind] = words
     changed: Numbers = np.r_[np.flatnonzero(words[: old.size] != old), np.arange(old.size, words.size)]
     return changed
 

@@ -124,7 +124,7 @@ def _walk(frame, weights, state, skip, near, room, slack, offset, seen, asked, p
 
 
 @helper
-def _choose(frame, mask, pool, size, wanted, chosen):
+def choose(frame, mask, pool, size, wanted, chosen):
     """The slots of the best nodes whose records count, nearest code first; and how many of them are sure.
 
     A walk has looked round everything that is nearer than the first node that it did not go on from. Behind
@@ -157,7 +157,7 @@ def _answer(
     size = _walk(frame, weights, address_of(state), skip, near, room, slack, offset, seen, asked, pool, fresh, counters)
     if size < 0:
         return -1, 0
-    count, sure = _choose(frame, mask, pool, size, reranked, chosen)
+    count, sure = choose(frame, mask, pool, size, reranked, chosen)
     return compare(tag, frame, weights, own, chosen, count, others, slots, distances, counters), sure
 
 

@@ -201,6 +201,31 @@ def expand(frame, node, weights, skip, seen, mask, fresh, counters):
 
 
 @helper
+def scale_of(frame, query):
+    """What a query is multiplied by before it is compared with codes."""
+    if frame.metric == _L2:
+        return 1.0
+    norm = 0.0
+    for j in range(frame.dim):
+        norm += np.float64(query[j]) * np.float64(query[j])
+    norm = np.sqrt(norm)
+    long = frame.norm_limit if frame.metric == _IP else 1.0
+    return long / norm if norm > 0.0 else 0.0
+
+
+@helper
+def own_query(frame, query, own):
+    """A query as exact distances take it: they are those of a scan, which has queries of length one under cosine."""
+    if frame.metric == _COSINE:
+        scale = scale_of(frame, query)
+        for j in range(frame.dim):
+            own[j] = np.float32(scale * np.float64(query[j]))
+    else:
+        for j in range(len(query)):
+            own[j] = query[j]
+
+
+@helper
 def prepare_query(frame, codec, query, vector, own, state):
     """Prepares a query for exact distances in `own`, and for scores in `state`; returns its scores' offset."""
     dim = frame.dim
@@ -210,17 +235,9 @@ def prepare_query(frame, codec, query, vector, own, state):
             own[j] = query[j]
             state[j] = np.uint8(query[j])
         return types.int64(0)
-    scale = 1.0
-    if frame.metric != _L2:
-        norm = 0.0
-        for j in range(dim):
-            norm += np.float64(query[j]) * np.float64(query[j])
-        norm = np.sqrt(norm)
-        long = frame.norm_limit if frame.metric == _IP else 1.0
-        scale = long / norm if norm > 0.0 else 0.0
+    scale = scale_of(frame, query)
     for j in range(dim):
         vector[j] = np.float32(scale * np.float64(query[j]))
-        # Exact distances are those of a scan, which takes queries of length one under cosine.
         own[j] = vector[j] if frame.metric == _COSINE else query[j]
     for j in range(dim, len(vector)):
         vector[j] = np.float32(0)

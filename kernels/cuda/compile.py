@@ -7,13 +7,16 @@ from typing import Any
 
 from numba import cuda
 
+from .card import simulated
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """A kernel, to be launched as `kernel(function)[grid, block, stream](...)`."""
+
+def kernel(function: Callable[..., Any], registers: int | None = None) -> Any:
+    """A kernel, to be launched as `kernel(function)[grid, block, stream](...)`; each thread has so many registers at most."""
+    options: dict[str, Any] = {} if registers is None or simulated() else {"max_registers": registers}
     try:
-        return cuda.jit(function, cache=True)
+        return cuda.jit(function, cache=True, **options)
     except RuntimeError:  # no folder that may be written to
-        return cuda.jit(function)
+        return cuda.jit(function, **options)
 
 
 def device(function: Callable[..., Any]) -> Any:

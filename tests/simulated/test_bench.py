@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vecstore import carried, config
+
 BENCH = Path(__file__).parent.parent.parent / "bench"
 
 
@@ -20,3 +22,16 @@ def test_the_exact_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     for kernel in ("norms", "tiles", "tiles and selection"):
         assert f"| {kernel}, 150 × 20 |" in out
     assert "streamed from the file" in out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_search_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("GRAPH_FROM", "GRAPH_FROM_BYTES"):
+        monkeypatch.setattr(config, name, getattr(config, name))
+    monkeypatch.setattr(carried, "FEWEST", carried.FEWEST)
+    monkeypatch.syspath_prepend(BENCH)
+    assert importlib.import_module("card").main(["search", "--simulate"]) == 0
+    out = capsys.readouterr().out
+    assert "4 queries, search()" in out
+    assert "recall on the card, on the CPU" in out
+    assert "| walks, 4 queries, 150 × 20 |" in out

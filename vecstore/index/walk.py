@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,8 +127,8 @@ class Effort:
         return Effort(self.hops + other.hops, self.scores + other.scores, self.reranked + other.reranked)
 
 
-class _Job(NamedTuple):
-    """Arrays with a row for each query: what the kernel takes, and what it fills."""
+class Job(NamedTuple):
+    """Arrays with a row for each query: what a kernel takes, and what it fills."""
 
     queries: NDArray[Any]
     skips: Numbers
@@ -137,8 +137,28 @@ class _Job(NamedTuple):
     sizes: Numbers
     sures: Numbers
 
-    def rows(self, chosen: slice | Numbers) -> _Job:
-        return _Job._make(each[chosen] for each in self)
+    def rows(self, chosen: slice | Numbers) -> Job:
+        return Job._make(each[chosen] for each in self)
+
+
+class Besides(NamedTuple):
+    """What else a search brings, the same for all its queries."""
+
+    mask: NDArray[np.uint8]
+    others: Numbers
+    threads: int
+    executor: Callable[[int], Executor]
+
+
+Here: TypeAlias = Callable[[Job], Effort]
+
+
+class Elsewhere(Protocol):
+    """Where walks for many queries may be done instead."""
+
+    def run(self, walker: Walker, job: Job, reach: Reach, here: Here, besides: Besides) -> Effort:
+        """Does a job, or has it done `here` or some of it."""
+        ...
 
 
 class Walker:
@@ -251,14 +271,16 @@ class Walker:
         executor: Callable[[int], Executor],
         skips: Numbers | None = None,
         others: Numbers = _NONE,
+        elsewhere: Elsewhere | None = None,
     ) -> tuple[Numbers, Distances, Numbers, Effort]:
         """(slots, distances, sizes) of the answers, each (queries, k), nearest first; and what it took.
 
         ``mask`` has a 1 for each slot that may be an answer; ``skips`` names a node for each query that its
         walk leaves out. Records in the slots ``others``, which have no nodes, are compared with every query.
+        ``elsewhere`` may do the walks.
         """
         count = len(queries)
-        job = _Job(
+        job = Job(
             np.require(queries, requirements=("C", "A")),
             (_NO_SKIP if count == 1 else np.full(count, -1, dtype=np.int64)) if skips is None else skips,
             np.empty((count, k), dtype=np.int64),
@@ -266,22 +288,23 @@ class Walker:
             np.zeros(count, dtype=np.int64),
             np.zeros(count, dtype=np.int64),
         )
+        besides = Besides(mask, others, threads, executor)
         nodes, counting = self.resident.slots.size, self._counting(mask)
         if counting == nodes:
-            effort = self._run_all(job, reach, mask, others, threads, executor)
+            effort = self._run_all(job, reach, besides, elsewhere)
             return job.slots, job.distances, job.sizes, effort
         if not counting and not others.size:
             return job.slots, job.distances, job.sizes, Effort(0, 0, 0)
         most = max(reach.room, _MOST_ROOM)
         reach = self._spread(reach, max(counting, 1))
-        effort = self._run_all(job, reach, mask, others, threads, executor)
+        effort = self._run_all(job, reach, besides, elsewhere)
         wanted = np.minimum(k, counting - (job.skips >= 0))
         lost = np.flatnonzero(job.sures < wanted)
         if lost.size and reach.room < most:
             # Where many went that lay together, a query from there meets them all, and has to go beyond.
             again = job.rows(lost)
             wider = replace(reach, room=min(reach.room * _WIDER, most), near=reach.near * _WIDER)
-            effort += self._run_all(again, wider, mask, others, threads, executor)
+            effort += self._run_all(again, wider, besides, elsewhere)
             for mine, its in zip(job[2:], again[2:], strict=True):
                 mine[lost] = its
             lost = lost[again.sures < wanted[lost]]
@@ -295,15 +318,13 @@ class Walker:
             self._counted = known = mask, min(int(np.count_nonzero(mask)), self.resident.slots.size)
         return known[1]
 
-    def _run_all(
-        self,
-        job: _Job,
-        reach: Reach,
-        mask: NDArray[np.uint8],
-        others: Numbers,
-        threads: int,
-        executor: Callable[[int], Executor],
-    ) -> Effort:
+    def _run_all(self, job: Job, reach: Reach, besides: Besides, elsewhere: Elsewhere | None) -> Effort:
+        if elsewhere is None:
+            return self._run_here(reach, besides, job)
+        return elsewhere.run(self, job, reach, partial(self._run_here, reach, besides), besides)
+
+    def _run_here(self, reach: Reach, besides: Besides, job: Job) -> Effort:
+        mask, others, threads, executor = besides
         count = len(job.queries)
         threads = min(threads, count // _QUERIES_A_THREAD)
         if threads <= 1:
@@ -314,7 +335,7 @@ class Walker:
         efforts = executor(threads).map(lambda part: self._run(part, reach, mask, others), parts)
         return sum(efforts, Effort(0, 0, 0))
 
-    def _run(self, job: _Job, reach: Reach, mask: NDArray[np.uint8], others: Numbers) -> Effort:
+    def _run(self, job: Job, reach: Reach, mask: NDArray[np.uint8], others: Numbers) -> Effort:
         counters, watch = np.zeros(4, dtype=np.int64), self.watch
         done, count = 0, len(job.queries)
         while done < count:

@@ -261,7 +261,7 @@ def test_a_bulk_load_is_kept_up_in_portions(
     opened: Opened, by_index: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fields, "_KEPT_AT_ONCE", 700)
-    monkeypatch.setattr("vecstore.collection.STAGE_BYTES", 1 << 16)
+    monkeypatch.setattr("vecstore.handle.STAGE_BYTES", 1 << 16)
     c = opened(dim=2)
     c.create_index("n")
     c.create_index("kind")

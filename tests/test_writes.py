@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import vecstore
-from vecstore import collection as collection_module
 from vecstore.storage import ids as id_table
 from vecstore.storage import platform
 from vecstore.storage.behind import Behind
@@ -24,7 +23,7 @@ ROWS = np.random.default_rng(0).random((6000, 32), dtype=np.float32)
 @pytest.fixture
 def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write of a few blocks is a large one."""
-    monkeypatch.setattr(collection_module, "STAGE_BYTES", 1 << 17)
+    monkeypatch.setattr("vecstore.handle.STAGE_BYTES", 1 << 17)
 
 
 def check(path: Path, expected: dict[Any, np.ndarray]) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import inputs, order, pairs, variety
-from vecstore.config import DEFAULT_K, PAIRS_RECALL, Settings
+from vecstore.config import DEFAULT_K, PAIRS_RECALL
 from vecstore.errors import InvalidArgumentError
-from vecstore.planner import Asked, Planner
+from vecstore.handle import Handle
+from vecstore.planner import Asked
 from vecstore.query import answers
 from vecstore.query.where import parse
-from vecstore.storage.state import Blocks
 from vecstore.types import Hit, Hits, Neighbours, Pair
 
 T = TypeVar("T")
@@ -26,21 +26,8 @@ T = TypeVar("T")
 _STREAMED = 100
 
 
-class Asking:
+class Asking(Handle):
     """What ``Collection`` offers beside ``search``."""
-
-    _planner: Planner
-    _settings: Settings
-    _threads: int
-
-    def _view(self) -> contextlib.AbstractContextManager[Blocks]:
-        raise NotImplementedError
-
-    def _check_open(self) -> None:
-        raise NotImplementedError
-
-    def _in_transaction(self) -> bool:
-        raise NotImplementedError
 
     # -- in order
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,15 +12,9 @@ from numpy.typing import NDArray
 
 from vecstore import inputs, order, variety
 from vecstore.asking import Asking
-from vecstore.config import (
-    DEFAULT_K,
-    STAGE_BYTES,
-    Settings,
-)
-from vecstore.device import Device
+from vecstore.caring import Caring
+from vecstore.config import DEFAULT_K
 from vecstore.errors import (
-    ClosedError,
-    CorruptionError,
     DimensionError,
     DuplicateIdError,
     InvalidArgumentError,
@@ -31,30 +23,22 @@ from vecstore.errors import (
     StorageError,
     VecstoreError,
 )
-from vecstore.filtered import Filtered
-from vecstore.graph import Graph
-from vecstore.indexes import Indexing
-from vecstore.planner import Asked, Planner
+from vecstore.planner import Asked
 from vecstore.query import answers
-from vecstore.query.fields import Fields
 from vecstore.query.found import Found
 from vecstore.query.where import Where, parse
-from vecstore.report import build_progress, plan, progress_line, stats, warn_of_old_snapshots
-from vecstore.storage import fields, replace, store
-from vecstore.storage.environment import translated
-from vecstore.storage.file import File
+from vecstore.report import progress_line, warn_of_old_snapshots
+from vecstore.storage import fields, store
 from vecstore.storage.ids import Ids, hash_ids
-from vecstore.storage.opened import Opened
 from vecstore.storage.packed import Packed
 from vecstore.storage.session import Session
 from vecstore.storage.slots import read_slots
-from vecstore.storage.state import Blocks, Numbers
+from vecstore.storage.state import Numbers
 from vecstore.storage.vectors import read_rows
-from vecstore.storage.verify import verify
-from vecstore.types import Hits, Id, Record, Records, VerifyReport
+from vecstore.types import Hits, Id, Record, Records
 
 
-class Collection(Asking, Indexing):
+class Collection(Asking, Caring):
     """Records (id, vector, metadata) in one file, and their nearest neighbours. Made by ``vecstore.open``.
 
     Threads may share it. A forked child must open its own.
@@ -65,94 +49,6 @@ class Collection(Asking, Indexing):
     ...     pairs.search([0, 0], k=2).distances.tolist()
     [0.0, 5.0]
     """
-
-    def __init__(
-        self,
-        file: File,
-        *,
-        writable: bool,
-        threads: int,
-        memory: int | None,
-        timeout: float | None,
-        codec: str | None = None,
-        device: Device | None = None,
-    ) -> None:
-        self._file = file
-        self._writable = writable
-        self._threads = threads
-        self._memory = memory
-        self._timeout = timeout
-        self._closed = False
-        self._fields = Fields()
-        self._device = Device("cpu") if device is None else device
-        self._graph = Graph(threads, memory, codec, self._device)
-        self._planner = Planner(self._graph, Filtered(self._fields, memory), self._device)
-        # Where the last snapshot was taken: the next search may do without one.
-        self._opened: Opened | None = None
-        self._session: Session | None = None
-        self._session_thread: int | None = None
-        self._broken = False
-        # Calls in progress after which the graph is seen to once, not after each of their parts.
-        self._link_later = 0
-        self._warned_of: set[int] = set()
-        with self._view() as blocks:
-            self._settings, self._seed = blocks.header.settings, blocks.header.seed
-
-    # -- what it is
-
-    @property
-    def path(self) -> str:
-        """Where the file is."""
-        return self._file.path
-
-    @property
-    def settings(self) -> Settings:
-        """dim, metric and dtype, as fixed when the file was created."""
-        return self._settings
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector; bits for ``dtype="binary"``."""
-        return self._settings.dim
-
-    @property
-    def metric(self) -> str:
-        """The distance: "cosine", "l2", "ip", "hamming" or "jaccard"."""
-        return self._settings.metric
-
-    @property
-    def dtype(self) -> str:
-        """How numbers are stored."""
-        return self._settings.dtype
-
-    def __repr__(self) -> str:
-        if self._closed:
-            return f"Collection({self.path!r}, closed)"
-        return f"Collection({self.path!r}, {len(self)} records, dim={self.dim}, metric={self.metric!r}, dtype={self.dtype!r})"
-
-    def __enter__(self) -> Collection:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file. A second call does nothing.
-
-        >>> import vecstore
-        >>> shut = vecstore.open("shut.vec", dim=2)
-        >>> shut.close()
-        >>> shut
-        Collection('...shut.vec', closed)
-        """
-        if not self._closed:
-            self._closed = True
-            self._device.forget()
-            self._file.leave()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()
 
     # -- writing
 
@@ -272,7 +168,7 @@ class Collection(Asking, Indexing):
         if not self._link_later:
             with self._file.writing(self._timeout), contextlib.suppress(VecstoreError, MemoryError):
                 self._link()
-                self._make_indexes(all_of_them=True)
+                self._make_indexes()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Collection]:
@@ -377,7 +273,7 @@ class Collection(Asking, Indexing):
                     self._link()
                     warn_of_old_snapshots(self._file, self._warned_of)
                 if fields.unfinished(session) and not self._link_later:
-                    self._make_indexes()
+                    self._make_indexes(once=True)
 
     @contextlib.contextmanager
     def _mutating(self) -> Iterator[None]:
@@ -387,33 +283,6 @@ class Collection(Asking, Indexing):
         except BaseException:
             self._broken = True
             raise
-
-    def _purge(self, end: float | None = None) -> None:
-        """Bring the share of dead rows and bytes within its bound, in commits of bounded size."""
-        while end is None or time.monotonic() < end:
-            session = Session(self._file, self._stage_bytes)
-            try:
-                if not store.purge(session):
-                    return
-                session.commit()
-            finally:
-                session.close()
-
-    def _link(self, end: float | None = None, *, all_of_it: bool = False) -> None:
-        """Build the graph anew if it is worn; else link what is pending and sweep what is owed, slice by slice."""
-        while end is None or time.monotonic() < end:
-            session = Session(self._file, self._stage_bytes)
-            try:
-                with build_progress() as progress:
-                    if not self._graph.tend(session, progress, all_of_it=all_of_it):
-                        return
-                session.commit()
-            finally:
-                session.close()
-
-    @property
-    def _stage_bytes(self) -> int:
-        return STAGE_BYTES if self._memory is None else max(4 << 20, min(STAGE_BYTES, self._memory // 8))
 
     # -- reading
 
@@ -607,158 +476,3 @@ class Collection(Asking, Indexing):
         ['a', 'b']
         """
         return self.search(query, k, radius=radius, where=where, threads=threads)
-
-    def _view(self) -> contextlib.AbstractContextManager[Blocks]:
-        """What this thread reads: its open transaction's state, or the newest commit."""
-        self._check_open()
-        if self._in_transaction():
-            assert self._session is not None
-            return contextlib.nullcontext(self._session)
-        snapshot = self._file.snapshot()
-        self._opened = snapshot.opened
-        return snapshot
-
-    def _in_transaction(self) -> bool:
-        return self._session is not None and self._session_thread == threading.get_ident()
-
-    def _check_open(self) -> None:
-        self._file.check_process()
-        if self._closed:
-            raise ClosedError(f"the collection {self.path} is closed; open it again")
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if not self._writable:
-            self._file.refuse_write()
-
-    # -- caring for it
-
-    def stats(self) -> dict[str, Any]:
-        """Counts, sizes and what waits to be done.
-
-        >>> import vecstore
-        >>> with vecstore.open("st.vec", dim=2) as st:
-        ...     st.stats()["count"]
-        0
-        """
-        with self._view() as blocks:
-            drift = self._graph.drift(blocks)
-            return stats(blocks, self._file, self._fields, self._graph.nbytes, drift, self._device)
-
-    def explain(
-        self,
-        query: Any,
-        k: int | None = None,
-        *,
-        where: Any = None,
-        radius: float | None = None,
-        recall: float | None = None,
-        search_list: int | None = None,
-        exact: bool = False,
-    ) -> dict[str, Any]:
-        """How a search is done and what it costs: the plan, distances, blocks, and the time of each stage.
-
-        >>> import vecstore
-        >>> with vecstore.open("x.vec", dim=2) as x:
-        ...     _ = x.add("a", [1, 0])
-        ...     x.explain([1, 0])["plan"]
-        'scan'
-        """
-        limit = inputs.check_limits(k, radius, recall, search_list)
-        start = time.perf_counter()
-        filter_ = None if where is None else parse(where)
-        queries, _ = inputs.check_queries(query, self._settings)
-        asked = Asked(limit, radius, filter_, recall, search_list, exact, self._threads)
-        with self._view() as blocks:
-            stages = {"prepare": time.perf_counter() - start}
-            start = time.perf_counter()
-            mask = self._planner.candidates(blocks, asked)
-            stages["filter"] = time.perf_counter() - start
-            start = time.perf_counter()
-            found, effort = order.answer(self._planner, blocks, queries, None, asked)
-            stages["scan" if effort is None else "walk"] = time.perf_counter() - start
-            start = time.perf_counter()
-            hits = answers.hits_of(blocks, found)
-            stages["records"] = time.perf_counter() - start
-            return plan(blocks, mask, len(queries), sum(map(len, hits)), stages, effort)
-
-    def recall(self, sample: int = 100, k: int = DEFAULT_K) -> float:
-        """The share of true neighbours that ``search`` finds, measured on stored vectors of this collection.
-
-        >>> import vecstore
-        >>> with vecstore.open("rc.vec", dim=2) as rc:
-        ...     _ = rc.add([1, 2], [[1, 0], [0, 1]])
-        ...     rc.recall(sample=2, k=1)
-        1.0
-        """
-        count, k = inputs.check_k(sample, "sample"), inputs.check_k(k)
-        with self._view() as blocks:
-            found = self._planner.recall(blocks, count, k)
-        return 1.0 if found is None else found
-
-    def verify(self, raise_on_error: bool = False) -> VerifyReport:
-        """Check every checksum, every id and every record.
-
-        >>> import vecstore
-        >>> with vecstore.open("v.vec", dim=2) as v:
-        ...     v.verify().ok
-        True
-        """
-        self._check_open()
-        with self._file.snapshot() as state:
-            report = verify(state)
-        if raise_on_error and report.problems:
-            more = f" (and {len(report.problems) - 1} more problems)" if len(report.problems) > 1 else ""
-            raise CorruptionError(report.problems[0] + more)
-        return report
-
-    def optimize(self, budget_seconds: float | None = None) -> None:
-        """Do waiting upkeep now. Never needed: writes do it as they go.
-
-        >>> import vecstore
-        >>> with vecstore.open("o.vec", dim=2) as o:
-        ...     o.optimize()
-        """
-        self._check_writable()
-        end = None if budget_seconds is None else time.monotonic() + budget_seconds
-        with self._file.writing(self._timeout):
-            self._purge(end)
-            self._wanted_indexes()
-            self._make_indexes(end, all_of_them=True)
-            self._link(end, all_of_it=True)
-
-    def compact(self) -> int:
-        """Give free space back to the file system; gives how many bytes. Readers keep their snapshots.
-
-        In a collection that is searched by its graph, records then lie beside their neighbours: fewer pages
-        are read for a search, and iterating gives another order.
-
-        >>> import vecstore
-        >>> with vecstore.open("c.vec", dim=2) as c:
-        ...     _ = c.add([1, 2], [[1, 0], [0, 1]]), c.delete(1)
-        ...     c.compact() >= 0
-        True
-        """
-        self._check_writable()
-        with self._file.writing(self._timeout):
-            before = os.path.getsize(self.path)
-            replace.compact(self._file, self._graph.arranged)
-            self._link(all_of_it=True)
-            return before - os.path.getsize(self.path)
-
-    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """A consistent, dense copy under another path, while others write.
-
-        >>> import vecstore
-        >>> with vecstore.open("b.vec", dim=2) as b:
-        ...     _ = b.add("a", [1, 0])
-        ...     b.backup("b-copy.vec")
-        >>> vecstore.open("b-copy.vec", mode="r")["a"].vector.tolist()
-        [1.0, 0.0]
-        """
-        self._check_open()
-        target = inputs.check_path(path)
-        if target == self.path:
-            raise InvalidArgumentError("a backup needs another path than the collection's own")
-        with self._file.snapshot() as state, translated(target, "writing the backup"):
-            replace.copy(state, target, overwrite=overwrite)

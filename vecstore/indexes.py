@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from typing import Any
 
 from vecstore import config
 from vecstore.errors import InvalidArgumentError
-from vecstore.query.fields import Fields
+from vecstore.handle import Handle
 from vecstore.storage import fields, indexing
-from vecstore.storage.file import File
 from vecstore.storage.session import Session
-from vecstore.storage.state import Blocks
 
 
-class Indexing:
+class Indexing(Handle):
     """What ``Collection`` offers for the fields that filters name."""
-
-    _fields: Fields
-    _file: File
-    _timeout: float | None
-
-    @property
-    def _stage_bytes(self) -> int:
-        raise NotImplementedError
-
-    def _view(self) -> contextlib.AbstractContextManager[Blocks]:
-        raise NotImplementedError
-
-    def _check_writable(self) -> None:
-        raise NotImplementedError
-
-    def _in_transaction(self) -> bool:
-        raise NotImplementedError
 
     def create_index(self, field: str) -> None:
         """Keep an index of a field in the file, so that a process need not read all records for its first filter on it.
@@ -58,7 +37,7 @@ class Indexing:
                 session.commit()
             finally:
                 session.close()
-            self._make_indexes(all_of_them=True)
+            self._make_indexes()
 
     def drop_index(self, field: str) -> bool:
         """Drop the index of a field, and make none by itself any more. Gives whether there was one.
@@ -118,18 +97,9 @@ class Indexing:
             fields.note_asked(session, asked)
         return asked
 
-    def _make_indexes(self, end: float | None = None, *, all_of_them: bool = False) -> None:
-        """Go on with the indexes that are not complete: one slice, or all. The writer's lock is held."""
-        while end is None or time.monotonic() < end:
-            session = Session(self._file, self._stage_bytes)
-            try:
-                if not indexing.make(session, config.INDEXED_AT_ONCE):
-                    return
-                session.commit()
-            finally:
-                session.close()
-            if not all_of_them:
-                return
+    def _make_indexes(self, end: float | None = None, *, once: bool = False) -> None:
+        """Go on with the indexes that are not complete, until all are, or for one slice. The writer's lock is held."""
+        self._in_slices(lambda session: indexing.make(session, config.INDEXED_AT_ONCE), end, once=once)
 
 
 def _check_field(field: object) -> str:

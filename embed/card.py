@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
+from vecstore import InvalidArgumentError
+
 # What torch and the libraries under it say when memory runs out; only torch's own has a class for it.
 _FULL = ("out of memory", "ALLOC_FAILED", "nvjpegDecode failed: 5", "ALLOCATOR_FAILURE")
+
+# What a process may hold on a card, as searches there are told too.
+BUDGET = "VECSTORE_CUDA_MEMORY"
+_UNITS = {"": 1} | {f"{letter}B": 10 ** (3 * n) for n, letter in enumerate("KMGT", 1)}
+_UNITS |= {f"{letter}IB": 1 << 10 * n for n, letter in enumerate("KMGT", 1)} | {"B": 1}
+
+
+def budget() -> int | None:
+    """The bytes that the environment allows, or None.
+
+    >>> budget() is None
+    True
+    """
+    text = os.environ.get(BUDGET)
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B|)", text.strip().upper())
+    if found is None or found[2] not in _UNITS:
+        raise InvalidArgumentError(f"{BUDGET} must be a size such as '8GB', not {text!r}")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 class Card:
@@ -57,7 +81,9 @@ class Card:
     def room(self) -> int:
         """Bytes that are free on the card now, whoever shares it, with those that torch holds and does not use."""
         cuda = self.torch.cuda
-        return int(cuda.mem_get_info()[0] + cuda.memory_reserved() - cuda.memory_allocated())
+        held, most = int(cuda.memory_allocated()), budget()
+        free = int(cuda.mem_get_info()[0] + cuda.memory_reserved()) - held
+        return free if most is None else max(0, min(free, most - held))
 
     def taken_by(self, run: Callable[[], Any]) -> int:
         """How many bytes a call takes at most, beyond those that are taken already."""

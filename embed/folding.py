@@ -8,6 +8,8 @@ from typing import Any
 
 def folded(torch: Any, network: Any) -> Any:
     """A network in evaluation, in float32, with fewer layers that gives the same; itself where it cannot be traced."""
+    if not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in network.modules()):
+        return network
     try:
         fx = importlib.import_module("torch.fx")
         fuse = importlib.import_module("torch.nn.utils").fuse_conv_bn_eval

@@ -330,7 +330,14 @@ def test_folding_leaves_few_layers_behind() -> None:
     assert sum(node.op == "call_module" and "bn" in str(node.target) for node in light.graph.nodes) == 0
     assert norms(whole) == 20
 
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1))
+    assert folded(torch, plain) is plain
+
     class Decides(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(3)
+
         def forward(self, seen: Any) -> Any:
             return seen if seen.sum() > 0 else -seen
 
@@ -676,6 +683,24 @@ def test_a_driver_that_is_too_old_is_told_once() -> None:
         assert devices.device(torch_with(False, old), "cpu").name == "cpu"
         assert devices.device(torch_with(True)) == Device("cuda", torch.float16)
         assert devices.device(torch_with(True), "cuda").asked
+
+
+def test_a_card_is_asked_what_is_free_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VECSTORE_CUDA_MEMORY", raising=False)
+    cuda = types.SimpleNamespace(
+        Stream=object,
+        mem_get_info=lambda: (6 * 10**9, 8 * 10**9),
+        memory_reserved=lambda: 10**9,
+        memory_allocated=lambda: 4 * 10**8,
+    )
+    card = Card(types.SimpleNamespace(cuda=cuda))
+    assert card.room() == 66 * 10**8
+    for text, room in (("2GB", 16 * 10**8), ("0.3 gb", 0), ("2 GiB", (2 << 30) - 4 * 10**8), ("9000000000", 66 * 10**8)):
+        monkeypatch.setenv("VECSTORE_CUDA_MEMORY", text)
+        assert card.room() == room
+    monkeypatch.setenv("VECSTORE_CUDA_MEMORY", "plenty")
+    with pytest.raises(vecstore.InvalidArgumentError, match="VECSTORE_CUDA_MEMORY must be a size"):
+        card.room()
 
 
 def test_only_what_says_so_is_full() -> None:

@@ -246,8 +246,14 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "",
         f"Look at it:   {found['page']}",
         f"Ask yourself: vecstore search {found['file']} {asked} --show",
-        f"              vecstore dedupe {found['file']} --html copies.html",
+        f"              vecstore {_next(found)}",
     ]
+
+
+def _next(found: dict[str, Any]) -> str:
+    """Drawings of one kind are as alike as copies of photographs are; but their folders say what they show."""
+    drawn = found["drawn_seconds"] is not None
+    return f"evaluate {found['file']} --svg quality.svg" if drawn else f"dedupe {found['file']} --html copies.html"
 
 
 def _short(path: str) -> str:

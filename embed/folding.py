@@ -30,6 +30,7 @@ def folded(torch: Any, network: Any) -> Any:
         traced.set_submodule(before.target, fuse(layers[before.target], layers[node.target]))
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.graph.lint()
     traced.recompile()
     return traced

@@ -37,21 +37,20 @@ WIDTH_STEP = 8
 FARTHEST = 0x7FFFFFFFFFFFFFFF
 _UNSEEN = -1
 _SEEN_A_PLACE, _SEEN_LEAST, _SEEN_MOST = 32, 1 << 12, 1 << 20
-# Threads of a block, and their registers: so ten blocks share a multiprocessor, about as many as its shared memory has room
-# for, and nothing is spilled. Threads that score one code; and shared memory that a block has without asking for more.
+# Threads of a block, and their registers: ten blocks share a multiprocessor of an H100 then, about as many as its shared
+# memory has room for, and nothing is spilled. Threads that score one code. Shared memory that a block has unasked.
 _THREADS, _REGISTERS = 4 if simulated() else 64, 96
 _LANES = 8
 _SHARED = 48 << 10
 # Tables of product codes that are longer stay in the card's memory, which costs less than a block for each multiprocessor.
 _SHARED_TABLE = 24 << 10
 # Blocks for each multiprocessor where the table of what was seen lies in the card's memory.
-_BLOCKS = 8
+_BLOCKS = 10
 # In the tally: nodes on the list, nodes that are near enough, whether one is twice among these, a row that is wrong.
 _LISTED, _NEAR, _TWICE, _WRONG, _TALLY = 0, 1, 2, 3, 4
 # The bits of a thread's number: with these alone it cannot be negative, and indexes need no second look.
 _LOW = 0x3FF
 HOPS, SCORES, STATUS, NODE = range(4)
-FOREIGN = 1
 
 
 def seen_size(room: int) -> int:
@@ -340,8 +339,8 @@ class Held:
 
     @property
     def width(self) -> int:
-        """How many neighbours a hop may find."""
-        return self.across + (LATER if len(self.starts) else 0)
+        """How many neighbours a hop may find. The same whether edges came later or not: kernels are compiled for it."""
+        return self.across + LATER
 
 
 def across(degree: int) -> int:

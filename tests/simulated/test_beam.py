@@ -21,8 +21,9 @@ from vecstore.index.knit import NO_LATER, Later
 from vecstore.index.walk import Besides, DamageFound, Effort, Here, Job, Resident, Walker
 from vecstore.kernels import dispatch
 from vecstore.kernels import reference_codes as layout
+from vecstore.kernels.cpu import steps
 from vecstore.kernels.cuda import beam, score, words
-from vecstore.kernels.cuda.card import Card
+from vecstore.kernels.cuda.card import Card, simulated
 from vecstore.query.exact import executor
 
 NONE = 0xFFFFFFFF
@@ -427,9 +428,17 @@ def test_a_table_of_products_may_be_too_long_to_be_shared(card: Card) -> None:
     gc.collect()
 
 
+def test_walks_there_and_here_have_the_same_limits() -> None:
+    assert [beam.seen_size(room) for room in (1, 128, 129, 5000)] == [
+        steps.seen_size.py_func(room) for room in (1, 128, 129, 5000)
+    ]
+    assert (beam.LATER, beam.NONE, score.HAMMING) == (steps.LATER, steps.NONE, steps.BITS)
+
+
 # -- words and scores
 
 
+@pytest.mark.skipif(not simulated(), reason="on a card these are instructions, and no functions to call")
 def test_products_of_bytes_are_what_their_instructions_make() -> None:
     random = np.random.default_rng(0)
     for a, b, total in random.integers(-(1 << 31), 1 << 31, (200, 3)).tolist():
@@ -445,6 +454,7 @@ def test_products_of_bytes_are_what_their_instructions_make() -> None:
         assert words.ones(a) == int(np.unpackbits(x.view(np.uint8)).sum())
 
 
+@pytest.mark.skipif(not simulated(), reason="on a card these are parts of kernels, and no functions to call")
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_the_cpu_to_the_last_bit(kind: str) -> None:
     """Queries far outside of what was trained for, so that their numbers are at both ends."""

@@ -34,6 +34,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():  # fmt: skip
         monkeypatch.setattr(config, name, value)
     monkeypatch.setattr(carried, "FEWEST", ASKED)
+    monkeypatch.setattr(carried, "_trusted", lambda: True)
     monkeypatch.setattr(carried, "_LEAST", {})
 
 

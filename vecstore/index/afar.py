@@ -39,8 +39,6 @@ class Afar:
 
     def renew(self, held: Held) -> None:
         """Go on with the same graph as a later snapshot has it."""
-        if held.width != self.held.width:
-            self.release()
         self.held = held
         for berth in self._berths[1]:
             berth.held = held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ import numpy as np
 import pytest
 
 import vecstore
+from vecstore.kernels.cuda.card import simulated
+
+if simulated():
+    # The simulator's threads take turns: with Python's usual five milliseconds each, they would mostly wait.
+    sys.setswitchinterval(1e-4)
 
 
 class BruteForce:

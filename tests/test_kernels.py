@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from vecstore.kernels import dispatch, reference
+from vecstore.kernels.cuda import card as cards
 
 PAIRS = [(m, d) for m in reference.DENSE_METRICS for d in reference.DENSE_DTYPES]
 PAIRS += [(m, "binary") for m in reference.BINARY_METRICS]
@@ -55,6 +57,7 @@ def store(vectors: np.ndarray, dtype: str, dim: int, per_block: int, gap: int = 
 
 class Reference:
     name = "reference"
+    dims = DIMS
 
     def distances(self, metric: str, stored: Stored, query: np.ndarray) -> np.ndarray:
         return reference.distances(metric, stored.dtype, stored.rows, query)
@@ -65,6 +68,7 @@ class Reference:
 
 class Compiled:
     name = "cpu"
+    dims = DIMS
 
     def distances(self, metric: str, stored: Stored, query: np.ndarray) -> np.ndarray:
         out = np.full(len(stored.rows), np.nan, np.float32)
@@ -85,7 +89,77 @@ class Compiled:
         return values[:size], slots[:size]
 
 
-@pytest.fixture(params=[Reference(), Compiled()], ids=lambda backend: backend.name)
+class OnCard:
+    """A card, or the simulator that stands in for one: values of tiles, and pools that hits are merged into.
+
+    As its scans do, it leaves to the reference what float32 cannot hold.
+    """
+
+    name = "card"
+    dims = [1, 3, 17] if cards.simulated() else DIMS
+
+    def distances(self, metric: str, stored: Stored, query: np.ndarray) -> np.ndarray:
+        if len(stored.rows) > 1000 and cards.simulated():
+            pytest.skip("too much for the simulator")
+        cuda, card, n = dispatch.cuda(), cards.find(), len(stored.rows)
+        binary = stored.dtype == "binary"
+        expected = np.asarray(reference.distances(metric, stored.dtype, stored.rows, query), np.float32)
+        prepared = reference.prepare_query(metric, query)
+        if not binary and not reference.fits_batch(prepared[None])[0]:
+            return expected
+        rows = stored.rows if binary else stored.rows.view(stored.dtype)
+        words = cuda.scan.packed_words(rows) if binary else rows
+        padded = np.zeros((cuda.tile.room_for(n), words.shape[1]), words.dtype)
+        padded[:n] = words
+        there, norms = card.put(padded), card.empty(n, np.int32 if binary else np.float32)
+        stream = card.stream()
+        cuda.norms.norms(card, there[:n], norms, stream)
+        mask = np.ones(n, np.uint8)
+        if not binary:
+            known = card.get(norms)
+            mask[(known > cuda.scan.LARGEST) | ((metric == "cosine") & (known < cuda.scan.SMALLEST))] = 0
+        one = cuda.scan.packed_words(prepared[None]) if binary else prepared[None]
+        queries = np.zeros((cuda.tile.room_for_queries(1), words.shape[1]), one.dtype)
+        queries[:1] = one
+        bits = card.put(np.array([np.unpackbits(prepared).sum()], np.int32)) if binary else None
+        hits = card.empty((1, n), np.float32), card.empty((1, n), np.int32), card.put(np.zeros(1, np.int32))
+        piece = cuda.tile.Piece(there, norms, card.put(mask), 0)
+        limits = card.put(np.full(1, np.inf, np.float32))
+        cuda.tile.score(card, metric, piece, 0, n, card.put(queries), 1, bits, limits, hits, stream)
+        card.synchronize()
+        values, slots, (count,) = (card.get(each).reshape(-1) for each in hits)
+        assert sorted(slots[:count].tolist()) == np.flatnonzero(mask).tolist()
+        own = float(np.dot(prepared.astype(np.float64), prepared)) if metric == "l2" else 0.0
+        expected[slots[:count]] = values[:count] + own
+        return expected
+
+    def nearest(self, dist: np.ndarray, mask: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        cuda, card = dispatch.cuda(), cards.find()
+        if k > cuda.scan.most_pool() or np.isinf(dist).any():
+            pytest.skip("the CPU does this")
+        room = cuda.select.room() - k
+        pool = card.put(np.full((1, k), np.inf, np.float32)), card.put(np.full((1, k), cuda.select.NONE))
+        limits, stream = card.put(np.full(1, np.inf, np.float32)), card.stream()
+        alive = np.flatnonzero(mask)
+        for start in range(0, alive.size, room):
+            found = alive[start : start + room]
+            hits = np.zeros((1, room), np.float32), np.zeros((1, room), np.int32), np.array([found.size], np.int32)
+            hits[0][0, : found.size], hits[1][0, : found.size] = dist[found], found
+            values, slots, counts = (card.put(each) for each in hits)
+            cuda.select.merge(card, pool, limits, (values, slots, counts), stream)
+        card.synchronize()
+        values, slots = (card.get(each)[0] for each in pool)
+        size = np.count_nonzero(slots != cuda.select.NONE)
+        assert card.get(limits)[0] == values[-1]
+        return values[:size], slots[:size].astype(np.int64)
+
+
+BACKENDS: list[Any] = [Reference(), Compiled()]
+if cards.simulated() or os.environ.get("VECSTORE_TEST_CUDA"):
+    BACKENDS = [OnCard()]  # the others ran without
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
 def backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -132,7 +206,7 @@ def close(metric: str, got: np.ndarray, expected: Sequence[float] | np.ndarray) 
 
 @pytest.mark.parametrize(("metric", "dtype"), PAIRS)
 def test_distances_agree_with_arithmetic(backend: Any, metric: str, dtype: str) -> None:
-    for dim in DIMS:
+    for dim in backend.dims:
         query = random_query(dtype, dim)
         for per_block, n_blocks in ((1, 3), (4, 1), (5, 2)):
             vectors = random_vectors(dtype, per_block * n_blocks, dim)

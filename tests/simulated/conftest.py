@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from vecstore.kernels.cuda import card as cards
 from vecstore.kernels.cuda.card import Card
-
-# Its threads take turns: with Python's usual five milliseconds each, they would mostly wait.
-sys.setswitchinterval(1e-4)
 
 if not (cards.simulated() or os.environ.get("VECSTORE_TEST_CUDA")):
     collect_ignore_glob = ["test_*.py"]

@@ -37,7 +37,7 @@ _CPU = (
     "beam", "checksum", "chosen", "distance", "ends", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
     "scan", "select", "tile",
 )  # fmt: skip
-_CUDA = ("beam", "card", "norms", "scan", "select", "tile")
+_CUDA = ("beam", "card", "coder", "gram", "leaf", "norms", "prune", "scan", "select", "tile")
 
 
 @functools.cache

@@ -240,7 +240,7 @@ class Graph:
             self._keeper.forget()
             for blocks in (session, session.base):
                 blocks.cache.pop("graph", None)
-        with linking.link(session, self._memory, self._threads, self._codec, progress) as linked:
+        with linking.link(session, self._memory, self._threads, self._codec, progress, self._device) as linked:
             if linked is None:
                 self._refused = session.header.records
                 self._warn(session)

@@ -10,19 +10,21 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from vecstore import config
+from vecstore.device import Device
 from vecstore.index import build, calibrate, division, scratch, shards, space
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import Calibration
 from vecstore.index.choice import choose
-from vecstore.index.codec import Codec, room_for_codes
+from vecstore.index.codec import Codec
 from vecstore.index.knit import bytes_of_later
+from vecstore.index.on_card import steps_for
+from vecstore.index.steps import Steps
 from vecstore.index.walk import Resident
 from vecstore.query import exact
 from vecstore.storage import graph as stored
@@ -90,13 +92,18 @@ def resident_bytes(nodes: int, code_bytes: int, edges: int = 0) -> int:
 
 @contextlib.contextmanager
 def link(
-    session: Session, memory: int | None, threads: int, codec: str | None, progress: build.Progress
+    session: Session,
+    memory: int | None,
+    threads: int,
+    codec: str | None,
+    progress: build.Progress,
+    device: Device | None = None,
 ) -> Iterator[Linked | None]:
     """The graph of all live records; None where the memory is too little for one. Its files are gone at the end.
 
-    ``codec`` is a kind of code; None for the one that a sample shows to be enough.
+    ``codec`` is a kind of code; None for the one that a sample shows to be enough. Without a device the CPU does it.
     """
-    work = _Work(session, threads, codec, progress)
+    work = _Work(session, threads, codec, progress, device)
     if memory is None or work.bytes_at_once <= memory - min(_BESIDES, memory // _BESIDES_SHARE):
         yield work.at_once()
         return
@@ -110,8 +117,16 @@ def link(
 
 
 class _Work:
-    def __init__(self, session: Session, threads: int, codec: str | None, progress: build.Progress) -> None:
+    def __init__(
+        self,
+        session: Session,
+        threads: int,
+        codec: str | None,
+        progress: build.Progress,
+        device: Device | None,
+    ) -> None:
         self.session, self.threads, self.progress = session, threads, progress
+        self.device = device
         self.kind = codec
         self.settings = session.header.settings
         self.width = space.width(self.settings)
@@ -135,13 +150,12 @@ class _Work:
         for low, high in self._portions():
             vectors[low:high] = self._prepare(self._rows(low, high))
         pool = exact.executor(self.threads)
-        order, edges, entries = build.build(vectors, self.plan, self.threads, pool, self.progress)
+        steps = self._steps(self.threads, pool)
+        order, edges, entries = build.build(vectors, self.plan, self.threads, pool, self.progress, steps)
         vectors = vectors[order]
         sample = np.sort(np.random.default_rng(self.plan.seed).permutation(self.count)[: config.SAMPLE])
-        codec, lost = self._codec(vectors[sample])
-        codes = room_for_codes(self.count, codec.code_bytes)
-        for low, high in self._portions():
-            codes[low:high] = _encoded(codec, vectors[low:high], self.threads, pool)
+        codec, lost = self._codec(vectors[sample], steps)
+        codes = steps.encode(codec, vectors)
         table = np.empty((self.count, 1 + edges.shape[1]), dtype=np.uint32)
         table[:, 0], table[:, 1:] = self.slots[order], edges
         resident = self._resident(codec, codes, table[:, 0].copy(), entries, lost)
@@ -155,13 +169,14 @@ class _Work:
         for low, high in self._portions(picked.size):
             rows = read_rows(self.session, self.slots[picked[low:high]].astype(np.int64))
             sample[low:high] = self._prepare(rows)
-        codec, lost = self._codec(sample)
+        pool = exact.executor(limits.threads)
+        steps = self._steps(limits.threads, pool)
+        codec, lost = self._codec(sample, steps)
         if resident_bytes(self.count, codec.code_bytes) > memory and self.kind is None:
             self.kind = _SHORTER
-            codec, lost = self._codec(sample)
+            codec, lost = self._codec(sample, steps)
         if resident_bytes(self.count, codec.code_bytes) > memory:
             return None
-        pool = exact.executor(limits.threads)
         leaders = division.choose_leaders(sample, self.count, limits, pool)
         del sample
         path = self.session.path
@@ -170,13 +185,15 @@ class _Work:
             source = division.Source(
                 self.slots, self.width, self.settings.row_bytes, self._rows, self._prepare
             )
-            graph = files.enter_context(shards.link(source, leaders, limits, pool, folder, self.progress))
+            graph = files.enter_context(
+                shards.link(source, leaders, limits, pool, folder, self.progress, steps)
+            )
             self.slots = graph.labels()
             del source
             codes = files.enter_context(scratch.Rows(folder, codec.code_bytes))
             done = 0
             for vectors in graph.vectors():
-                part = _encoded(codec, vectors, limits.threads, pool)
+                part = steps.encode(codec, vectors)
                 codes.write(done, part)
                 done += len(part)
             mapped = codes.mapped(done, at_random=False)
@@ -195,12 +212,15 @@ class _Work:
         # Preparing takes float64 for a while.
         return scratch.portions(0, self.count if count is None else count, 16 * self.width)
 
-    def _codec(self, sample: build.Vectors) -> tuple[Codec | Bits, float]:
+    def _steps(self, threads: int, pool: Executor) -> Steps:
+        return steps_for(self.device, self.count, self.width, threads, pool)
+
+    def _codec(self, sample: build.Vectors, steps: Steps) -> tuple[Codec | Bits, float]:
         """A codec for vectors like these, and what it loses of them."""
         if self.settings.dtype == "binary":
             return Bits(f"{self.settings.metric} bits", self.settings.dim), 0.0
         kind = self.kind or self._chosen(sample)
-        codec = Codec.train(sample, kind, self.plan.seed)
+        codec = steps.train(sample, kind, self.plan.seed)
         return codec, distortion(codec, sample)
 
     def _chosen(self, sample: build.Vectors) -> str:
@@ -223,8 +243,3 @@ def distortion(codec: Codec | Bits, vectors: build.Vectors) -> float:
         return 0.0
     some = np.random.default_rng(2).permutation(len(vectors))[: config.DRIFT_SAMPLE]
     return codec.distortion(vectors[np.sort(some)])
-
-
-def _encoded(codec: Codec | Bits, vectors: build.Vectors, threads: int, pool: Executor) -> Bytes:
-    bounds = np.linspace(0, len(vectors), threads + 1).astype(int).tolist()
-    return np.concatenate(list(pool.map(lambda part: codec.encode(vectors[slice(*part)]), pairwise(bounds))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -21,4 +22,5 @@ def card() -> Iterator[Card]:
     budget, held = found.budget, found.held
     yield found
     found.budget = budget
+    gc.collect()
     assert found.held == held

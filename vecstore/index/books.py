@@ -13,6 +13,11 @@ from vecstore.kernels import reference_codes as layout
 
 Codes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.int64]
+Sums: TypeAlias = Callable[[Floats], tuple[Doubles, Numbers]]
+"""For codebooks: what the rows that each centroid is nearest to come to `(centroids, width)`, and how many they are
+`(parts, centroids)`."""
 
 # Enough for each of 256 centroids to stand for some forty vectors; more rounds gain next to nothing.
 SAMPLE = 10_000
@@ -32,9 +37,9 @@ def train_books(
     sample: Floats,
     mean: Floats,
     seed: int,
-    encode: Callable[[Floats, Floats], Codes],
+    sums_of: Callable[[Floats, Doubles], Sums],
 ) -> Floats:
-    """Codebooks for a sample less its mean; ``encode`` makes codes of (vectors, by codebooks)."""
+    """Codebooks for a sample less its mean; ``sums_of`` is given what is chosen of it, and the same less the mean."""
     rng = np.random.default_rng(seed)
     chosen = sample[np.sort(rng.permutation(len(sample))[:SAMPLE])]
     rows = chosen.astype(np.float64) - mean
@@ -44,18 +49,33 @@ def train_books(
     books = np.zeros((centroids, sample.shape[1]))
     for low, high in pairwise(bounds):
         books[:, low:high] = rows[_picks(rng, len(rows), centroids), low:high]
+    sums = sums_of(chosen, rows)
     for _ in range(_ROUNDS):
-        numbers = numbers_of(kind, encode(chosen, flat(books, bounds)))
-        for part, (low, high) in enumerate(pairwise(bounds)):
-            mine = numbers[:, part]
-            counts = np.bincount(mine, minlength=centroids)
-            used = counts > 0
-            for j in range(low, high):
-                sums = np.bincount(mine, weights=rows[:, j], minlength=centroids)
-                books[used, j] = sums[used] / counts[used]
+        totals, counts = sums(flat(books, bounds))
+        for (low, high), size in zip(pairwise(bounds), counts, strict=True):
+            used = size > 0
+            books[used, low:high] = totals[used, low:high] / size[used, None]
             # A centroid that nothing is near to starts again elsewhere.
             books[~used, low:high] = rows[rng.integers(0, len(rows), int((~used).sum())), low:high]
     return flat(books, bounds)
+
+
+def sums_by(
+    encode: Callable[[Floats, Floats], Codes], kind: int, bounds: list[int], chosen: Floats, rows: Doubles
+) -> Sums:
+    """Sums on the CPU; ``encode`` makes codes of (vectors, by codebooks)."""
+    centroids = layout.centroids(kind)
+
+    def sums(books: Floats) -> tuple[Doubles, Numbers]:
+        numbers = numbers_of(kind, encode(chosen, books))
+        totals = np.zeros((centroids, rows.shape[1]))
+        for part, (low, high) in enumerate(pairwise(bounds)):
+            for j in range(low, high):
+                totals[:, j] = np.bincount(numbers[:, part], weights=rows[:, j], minlength=centroids)
+        counts = [np.bincount(each, minlength=centroids) for each in numbers.T]
+        return totals, np.array(counts)
+
+    return sums
 
 
 def _picks(rng: np.random.Generator, count: int, wanted: int) -> NDArray[np.int64]:

@@ -7,7 +7,6 @@ offered in both directions and pruned again. The same seed gives the same graph,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,20 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.index.steps import Edges, Leaves, Lists, Numbers, OnCpu, Progress, Steps, Vectors, ranges
 from vecstore.kernels import dispatch
 
-Vectors = NDArray[np.float32]
-Numbers = NDArray[np.int64]
-Edges = NDArray[np.uint32]
-Progress = Callable[[float], None]
+__all__ = [
+    "NONE",
+    "Edges",
+    "Numbers",
+    "Plan",
+    "Progress",
+    "Vectors",
+    "build",
+    "candidates",
+    "memory_a_vector",
+]
 
 NONE = np.uint32(0xFFFFFFFF)
 
-# Leaves are handed to threads in portions of this many: what they found waits until it is collected.
-_PORTION = 64
-# Above this many leaders a vector looks for its own among those of the nearest cells of leaders only.
-_FLAT_LEADERS = 4096
-_CELLS_LOOKED_AT = 8
+# Numbers below this are sorted in time that grows with how many they are, and no quicker.
+_SHORT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -55,31 +59,28 @@ class Plan:
 
 
 def build(
-    vectors: Vectors, plan: Plan, threads: int, pool: Executor, progress: Progress
+    vectors: Vectors,
+    plan: Plan,
+    threads: int,
+    pool: Executor,
+    progress: Progress,
+    steps: Steps | None = None,
 ) -> tuple[Numbers, Edges, Edges]:
-    """(order, edges, entries): `order[node]` is the row of a node; edges and entries are in nodes."""
+    """(order, edges, entries): `order[node]` is the row of a node; edges and entries are in nodes.
+
+    ``steps`` are done by the threads unless something else is to do them.
+    """
+    steps = OnCpu(threads, pool) if steps is None else steps
     count = len(vectors)
     random = np.random.default_rng(plan.seed)
-    order, vectors, lists = _gathered(vectors, plan, random, threads, pool, progress)
+    order, vectors, lists = _gathered(vectors, plan, random, threads, pool, progress, steps)
     edges = np.empty((count, plan.degree), dtype=np.uint32)
-    kernels = dispatch.cpu()
-    # Asked for here and not by each thread: two of them would compile it twice.
-    prune_all, turn_all_round = kernels.prune.prune_all(), kernels.prune.turn_round()
-    parts = _ranges(count, 8 * threads)
-    alpha = np.float32(plan.alpha)
-
-    def prune(part: tuple[int, int]) -> None:
-        prune_all(vectors, *lists.arrays, alpha, *part, edges)
-
-    def turn_round(part: tuple[int, int]) -> None:
-        turn_all_round(edges, vectors, *part, *lists.arrays)
-
-    list(pool.map(prune, parts))
+    steps.prune(vectors, lists, plan.alpha, edges)
     progress(0.85)
-    list(pool.map(turn_round, _ranges(count, threads)))
-    list(pool.map(prune, parts))
+    steps.turn_round(edges, vectors, lists)
+    steps.prune(vectors, lists, plan.alpha, edges)
     entries = np.sort(random.permutation(count)[: plan.entries]).astype(np.uint32)
-    kernels.order.connect()(edges, entries)
+    dispatch.cpu().order.connect()(edges, entries)
     progress(1.0)
     return order, edges, entries
 
@@ -89,22 +90,11 @@ def candidates(vectors: Vectors, plan: Plan, threads: int, pool: Executor) -> tu
 
     Nearest first, filled up with NONE: what ``build`` makes edges of, for a caller who knows of other candidates too.
     """
-    random = np.random.default_rng(plan.seed)
-    order, _, lists = _gathered(vectors, plan, random, threads, pool, lambda done: None)
-    places, _, counts = lists.arrays
-    places[np.arange(places.shape[1]) >= counts[:, None]] = NONE
+    random, steps = np.random.default_rng(plan.seed), OnCpu(threads, pool)
+    order, _, lists = _gathered(vectors, plan, random, threads, pool, lambda done: None, steps)
+    places = lists.ids
+    places[np.arange(places.shape[1]) >= lists.counts[:, None]] = NONE
     return order, places
-
-
-class _Lists:
-    """Candidates for each node's edges, nearest first."""
-
-    def __init__(self, count: int, room: int) -> None:
-        self.arrays = (
-            np.empty((count, room), dtype=np.uint32),
-            np.empty((count, room), dtype=np.float32),
-            np.zeros(count, dtype=np.int32),
-        )
 
 
 def memory_a_vector(plan: Plan, width: int) -> int:
@@ -113,22 +103,26 @@ def memory_a_vector(plan: Plan, width: int) -> int:
 
 
 def _gathered(
-    vectors: Vectors, plan: Plan, random: Any, threads: int, pool: Executor, progress: Progress
-) -> tuple[Numbers, Vectors, _Lists]:
+    vectors: Vectors,
+    plan: Plan,
+    random: Any,
+    threads: int,
+    pool: Executor,
+    progress: Progress,
+    steps: Steps,
+) -> tuple[Numbers, Vectors, Lists]:
     """(order, vectors in that order, the candidates of each)."""
     leaders = _choose_leaders(vectors, plan, random)
-    chosen = _assign(vectors, leaders, plan.fanout, threads, pool)
+    chosen = steps.nearest(vectors, leaders, min(plan.fanout, len(leaders)))
     progress(0.1)
-    order = _node_order(vectors, leaders, chosen[:, 0].astype(np.int64), threads, pool)
+    order = _node_order(vectors, steps.chain(leaders), chosen[:, 0], threads, pool)
     vectors, chosen = vectors[order], chosen[order]
-    lists = _Lists(len(vectors), plan.candidates)
-    _collect_leaves(vectors, chosen, plan, random, lists, threads, pool, progress)
+    lists = Lists(len(vectors), plan.candidates)
+    # Leaves are many numbers, which nobody holds once they were gone through.
+    steps.collect(
+        vectors, _leaves(chosen, plan, random), plan, lists, lambda share: progress(0.15 + 0.6 * share)
+    )
     return order, vectors, lists
-
-
-def _ranges(count: int, parts: int) -> list[tuple[int, int]]:
-    bounds = np.linspace(0, count, max(1, min(parts, count)) + 1).astype(int).tolist()
-    return list(pairwise(bounds))
 
 
 def _choose_leaders(vectors: Vectors, plan: Plan, random: Any) -> Vectors:
@@ -138,79 +132,39 @@ def _choose_leaders(vectors: Vectors, plan: Plan, random: Any) -> Vectors:
     return leaders
 
 
-def _assign(
-    vectors: Vectors, leaders: Vectors, fanout: int, threads: int, pool: Executor
-) -> NDArray[np.int32]:
-    """The nearest leaders of each vector, nearest first."""
-    chosen = np.empty((len(vectors), min(fanout, len(leaders))), dtype=np.int32)
-    nearest = dispatch.cpu().gram.nearest()
-    parts = _ranges(len(vectors), 8 * threads)
-    list(pool.map(lambda part: nearest(vectors, leaders, *part, chosen), parts))
-    return chosen
-
-
 def _node_order(
-    vectors: Vectors, leaders: Vectors, cells: Numbers, threads: int, pool: Executor
+    vectors: Vectors, chain: Numbers, cells: NDArray[np.int32], threads: int, pool: Executor
 ) -> Numbers:
     """Rows in an order in which neighbours follow one another: leaders in a chain, and each one's cell in a chain."""
     chain_cells = dispatch.cpu().order.chain_cells()
-    chain = np.arange(len(leaders), dtype=np.int64)
-    chain_cells(leaders, chain, np.array([0, chain.size]), 0, 1)
     rank = np.empty(chain.size, dtype=np.int64)
     rank[chain] = np.arange(chain.size)
-    ranked = rank[cells]
-    order = np.argsort(ranked, kind="stable")
-    bounds = np.searchsorted(ranked[order], np.arange(chain.size + 1))
-    parts = _ranges(chain.size, 8 * threads)
+    order, bounds = _sorted(rank[cells], chain.size)
+    parts = ranges(chain.size, 8 * threads)
     list(pool.map(lambda part: chain_cells(vectors, order, bounds, *part), parts))
     return order
 
 
-def _leaves(chosen: NDArray[np.int32], plan: Plan, random: Any) -> list[Numbers]:
-    """The members of each leader's leaf, ascending; leaves that are too large are cut by lot."""
+def _sorted(numbers: NDArray[Any], kinds: int) -> tuple[Numbers, Numbers]:
+    """(order, bounds): where each number of those below `kinds` stands, in their order; and where the next begins."""
+    short = numbers.astype(np.uint16) if kinds <= _SHORT else numbers
+    order = np.argsort(short, kind="stable")
+    bounds = np.zeros(kinds + 1, dtype=np.int64)
+    np.cumsum(np.bincount(numbers, minlength=kinds), out=bounds[1:])
+    return order, bounds
+
+
+def _leaves(chosen: NDArray[np.int32], plan: Plan, random: Any) -> Leaves:
+    """A leaf for each leader; leaves that are too large are cut by lot."""
     flat = chosen.ravel()
-    members = np.argsort(flat, kind="stable")
-    bounds = np.searchsorted(flat[members], np.arange(int(flat.max()) + 2))
-    members //= chosen.shape[1]
-    leaves = []
+    places, bounds = _sorted(flat, int(flat.max()) + 1)
+    ends = [0]
     for low, high in pairwise(bounds.tolist()):
-        leaf = members[low:high]
-        cuts = -(-leaf.size // plan.largest_leaf)
+        cuts = -(-(high - low) // plan.largest_leaf)
         if cuts > 1:
-            leaves += [np.sort(part) for part in np.array_split(random.permutation(leaf), cuts)]
-        elif leaf.size > 1:
-            leaves.append(leaf)
-    return leaves
-
-
-def _collect_leaves(
-    vectors: Vectors,
-    chosen: NDArray[np.int32],
-    plan: Plan,
-    random: Any,
-    lists: _Lists,
-    threads: int,
-    pool: Executor,
-    progress: Progress,
-) -> None:
-    leaf_edges, collect = dispatch.cpu().leaf.leaf_edges(), dispatch.cpu().prune.collect()
-    leaves = _leaves(chosen, plan, random)
-    alpha = np.float32(plan.alpha)
-
-    def edges_of(leaf: Numbers) -> tuple[Edges, Vectors]:
-        ids = np.empty((leaf.size, plan.kept), dtype=np.uint32)
-        distances = np.empty((leaf.size, plan.kept), dtype=np.float32)
-        leaf_edges(vectors, leaf, plan.looked_at, alpha, ids, distances)
-        return ids, distances
-
-    for start in range(0, len(leaves), _PORTION):
-        portion = leaves[start : start + _PORTION]
-        found = list(pool.map(edges_of, portion))
-
-        # Each thread fills the lists of its own nodes, leaf by leaf, so the order is always the same.
-        def fill(part: tuple[int, int]) -> None:
-            for leaf, (ids, distances) in zip(portion, found, strict=True):  # noqa: B023
-                collect(leaf, ids, distances, *part, *lists.arrays)
-
-        list(pool.map(fill, _ranges(len(vectors), threads)))
-        progress(0.15 + 0.6 * (start + len(portion)) / len(leaves))
+            parts = [np.sort(part) for part in np.array_split(random.permutation(places[low:high]), cuts)]
+            places[low:high] = np.concatenate(parts)
+            ends += (low + np.cumsum([part.size for part in parts])).tolist()
+        elif cuts:
+            ends.append(high)
+    return Leaves(places, np.array(ends, dtype=np.int64), chosen.shape[1])

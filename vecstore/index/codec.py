@@ -7,6 +7,7 @@ squared distances between a query and what a code stands for, in units of the co
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecstore.config import MAX_DIM
-from vecstore.index.books import decode, train_books
+from vecstore.index.books import Doubles, Sums, decode, sums_by, train_books
 from vecstore.kernels import reference_codes as layout
 
 Codes: TypeAlias = NDArray[np.uint8]
@@ -65,11 +66,17 @@ class Codec:
     # -- making one
 
     @classmethod
-    def train(cls, sample: Floats, kind: str = "scalar4", seed: int = 0) -> Codec:
+    def train(
+        cls,
+        sample: Floats,
+        kind: str = "scalar4",
+        seed: int = 0,
+        sums_of: Callable[[Codec, Floats, Doubles], Sums] | None = None,
+    ) -> Codec:
         """A codec for vectors like those of the sample, float32 `(m, width)`.
 
-        The same sample and seed make the same codec. Raises ValueError for a kind that is none, for an
-        empty sample, and where vectors are too long for the kind.
+        The same sample and seed make the same codec. ``sums_of`` may add up a product code's rows elsewhere than here.
+        Raises ValueError for a kind that is none, for an empty sample, and where vectors are too long for the kind.
         """
         if kind not in KINDS:
             raise ValueError(f"a codec's kind is one of {', '.join(KINDS)}, not {kind!r}")
@@ -83,7 +90,8 @@ class Codec:
         untrained._check(trained=False)
         if number in layout.PRODUCTS:
             size = untrained.code_bytes
-            books = train_books(number, size, sample, mean, seed, untrained._encoded_by)
+            of = functools.partial(sums_of or Codec._sums, untrained)
+            books = train_books(number, size, sample, mean, seed, of)
             return replace(untrained, books=books)
         low, step = _steps(number, untrained._rotated(sample))
         return replace(untrained, low=low, step=step)
@@ -231,6 +239,10 @@ class Codec:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors have {self.width} coordinates here, not the shape {vectors.shape}")
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _sums(self, chosen: Floats, rows: Doubles) -> Sums:
+        bounds = layout.bounds(self.number, self.code_bytes, self.width)
+        return sums_by(self._encoded_by, self.number, bounds, chosen, rows)
 
     def _encoded_by(self, vectors: Floats, books: Floats) -> Codes:
         return replace(self, books=books).encode(vectors)

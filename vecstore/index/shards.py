@@ -19,6 +19,7 @@ from vecstore.index import build
 from vecstore.index.build import Edges, Progress, Vectors
 from vecstore.index.division import Limits, Places, Source, assign, sort_vectors
 from vecstore.index.scratch import Rows, portions
+from vecstore.index.steps import Steps
 from vecstore.kernels import dispatch
 
 Words = NDArray[np.uint32]
@@ -62,7 +63,13 @@ class Linked:
 
 @contextlib.contextmanager
 def link(
-    source: Source, leaders: Vectors, limits: Limits, pool: Executor, folder: str, progress: Progress
+    source: Source,
+    leaders: Vectors,
+    limits: Limits,
+    pool: Executor,
+    folder: str,
+    progress: Progress,
+    steps: Steps | None = None,
 ) -> Iterator[Linked]:
     """The graph of all the source's vectors, from the leaders chosen for it. Its files are gone at the end."""
     places = Places.of(assign(source, leaders, limits, pool), len(leaders))
@@ -78,7 +85,7 @@ def link(
                 def told(done: float, start: float = start, share: float = share) -> None:
                     progress(start + share * done)
 
-                _link_shard(source, places, shard, limits, vectors, table, others, pool, told)
+                _link_shard(source, places, shard, limits, vectors, table, others, pool, told, steps)
             for shard in range(places.shards):
                 _merge_shard(places, shard, table, others, limits.threads, pool)
         progress(0.95)
@@ -102,6 +109,7 @@ def _link_shard(
     others: Rows,
     pool: Executor,
     progress: Progress,
+    steps: Steps | None,
 ) -> None:
     """Build one shard; its own members' rows go to the table, and its guests' wait among the others."""
     low, high = places.own(shard)
@@ -116,7 +124,7 @@ def _link_shard(
             table_of[done : done + last - first] = source.prepare(vectors.read(first, last))
             done += last - first
     plan = replace(limits.plan, seed=limits.plan.seed + shard)
-    order, edges, _ = build.build(table_of, plan, limits.threads, pool, progress)
+    order, edges, _ = build.build(table_of, plan, limits.threads, pool, progress, steps)
     del table_of
     placed = members[order]
     for first, last in portions(0, len(edges), 4 * plan.degree):

@@ -121,6 +121,11 @@ def block_checksum(block: NDArray[np.uint8]) -> int:
     return int(kernels.block_checksum()(block.ctypes.data, block.size, weights))
 
 
+def checksums_are_loaded() -> bool:
+    """Whether the compiled ones are at hand."""
+    return _checksum_kernels() is not None
+
+
 def first_bad_block(addresses: NDArray[np.uint64], length: int) -> int:
     """The first of these blocks whose bytes don't match its checksum, or -1."""
     kernels = _checksum_kernels() or importlib.import_module(f"{__package__}.cpu.checksum")

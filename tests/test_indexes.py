@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def by_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "READ_INDEXED_FROM", 0)
     monkeypatch.setattr(indexed_module, "_DISTINCT", 1)
     monkeypatch.setattr(columns_module.Fields, "_read", refused)
+
+
+@pytest.fixture
+def by_index_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "READ_INDEXED_FROM", 0)
 
 
 @pytest.fixture
@@ -262,7 +268,7 @@ def test_a_bulk_load_is_kept_up_in_portions(
 ) -> None:
     monkeypatch.setattr(fields, "_KEPT_AT_ONCE", 700)
     monkeypatch.setattr("vecstore.handle.STAGE_BYTES", 1 << 16)
-    c = opened(dim=2)
+    c = opened(dim=2, durability="none")
     c.create_index("n")
     c.create_index("kind")
     c.add(
@@ -422,6 +428,41 @@ def test_the_first_filter_of_a_process_needs_no_kernels(path: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert done.stdout.split() == ["10", "False"], done.stderr
+
+
+def test_readers_beside_a_writer_that_makes_and_drops_indexes(path: str, by_index_where_there_is_one: None) -> None:
+    """All records change together, so whoever reads finds all of them alike, whatever his columns come from."""
+    count, rounds = 300, 25
+    done = threading.Event()
+    failures: list[Any] = []
+    with vecstore.open(path, dim=2, durability="none") as c:
+        put(c, range(count), lambda n: {"step": 0, "kind": "kind 0"})
+
+        def read() -> None:
+            try:
+                with vecstore.open(path, mode="r") as reader:
+                    while not done.is_set():
+                        steps = {record.metadata["step"] for record in reader.scan(where={"step": {"$gte": 0}})}
+                        assert len(steps) == 1, steps
+                        [step] = steps
+                        found = [record.metadata for record in reader.scan(where={"kind": f"kind {step}"})]
+                        assert len(found) in (0, count), len(found)
+                        assert all(metadata["step"] == step for metadata in found)
+            except BaseException as error:
+                failures.append(error)
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for step in range(1, rounds):
+            put(c, range(count), lambda n: {"step": step, "kind": f"kind {step}"})  # noqa: B023
+            for place, name in enumerate(("step", "kind")):
+                (c.create_index if (step + place) % 3 else c.drop_index)(name)
+        done.set()
+        for reader in readers:
+            reader.join()
+        assert not failures
+        assert c.verify(raise_on_error=True).ok
 
 
 # -- damage

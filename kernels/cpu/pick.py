@@ -204,7 +204,7 @@ def _value(data, at, end, key, key_ends):
     return True, at if len(key_ends) > 1 else _UNSOUND
 
 
-def _pick(packed, ends, ids, key, key_ends, kinds, numbers, starts, lengths, hashes):
+def _pick(packed, ends, ids, sound_before, key, key_ends, kinds, numbers, starts, lengths, hashes):
     begin = 0
     for i in range(len(ends)):
         at, end = begin, ends[i]
@@ -214,7 +214,7 @@ def _pick(packed, ends, ids, key, key_ends, kinds, numbers, starts, lengths, has
             if size != 1 or inside != 2:
                 return i
             at = _behind(packed, at + 1, end)
-        if at < 0 or _behind(packed, at, end) != end:
+        if at < 0 or (not sound_before and _behind(packed, at, end) != end):
             return i
         sound, place = _value(packed, at, end, key, key_ends)
         if not sound:
@@ -232,15 +232,16 @@ def _pick(packed, ends, ids, key, key_ends, kinds, numbers, starts, lengths, has
 
 @functools.cache
 def pick() -> Any:
-    """`(packed: uint8[], ends: int64[n], ids: uint8[n], key: uint8[], key_ends: int64[m], kinds: uint8[n], numbers: float64[n],
-    starts: int64[n], lengths: int64[n], hashes: uint64[n]) -> int`.
+    """`(packed: uint8[], ends: int64[n], ids: uint8[n], sound_before, key: uint8[], key_ends: int64[m], kinds: uint8[n],
+    numbers: float64[n], starts: int64[n], lengths: int64[n], hashes: uint64[n]) -> int`.
 
     Record i is `packed[ends[i - 1] : ends[i]]`, an id and metadata where `ids[i]`, else metadata. The key is the whole name of
     a field, and then its parts. A value lies at `starts[i]`, `lengths[i]` bytes long; it has a hash if it is no number, bool
-    or null. Returns the first record that is none, or -1.
+    or null. Returns the first record that is none, or -1. `sound_before` says that it was -1 for these very records, of another
+    field: they are not looked through once more.
     """
     i64, u8 = types.int64, types.uint8
-    given = (reads(u8), reads(i64), reads(u8), reads(u8), reads(i64))
+    given = (reads(u8), reads(i64), reads(u8), types.boolean, reads(u8), reads(i64))
     return compiled(
         _pick, *given, writes(u8), writes(types.float64), writes(i64), writes(i64), writes(types.uint64)
     )

@@ -101,8 +101,9 @@ def write(session: Session, index: FieldIndex, slots: Numbers, tags: Tags, words
     """Put the rows of these slots, ascending."""
     per_block = session.layout.field_rows
     parts = slots // per_block
-    starts = np.flatnonzero(np.r_[True, parts[1:] != parts[:-1]]) if slots.size else slots
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), slots.size], strict=False):
+    ends = np.append(np.flatnonzero(parts[1:] != parts[:-1]) + 1, slots.size) if slots.size else slots
+    start = 0
+    for end in ends.tolist():
         part = int(parts[start])
         number = part * config.MOST_INDEXES + index.place
         exists = session.exists(keys.FIELDS, number)
@@ -112,6 +113,7 @@ def write(session: Session, index: FieldIndex, slots: Numbers, tags: Tags, words
         data[: 8 * per_block].view("<u8")[inside] = words[start:end]
         data[8 * per_block : 9 * per_block][inside] = tags[start:end]
         set_count(block, max(count_of(block), int(inside[-1]) + 1))
+        start = end
 
 
 # -- kept up

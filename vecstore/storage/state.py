@@ -33,8 +33,8 @@ SLOT_BYTES = 16
 
 # So few blocks that were written since are looked up one by one: they lie together in the tree.
 _FEW_PLACES = 2000
-# Below this many blocks, NumPy checks them sooner than Numba is imported.
-_FEW = 4096
+# Below this many blocks, NumPy checks them sooner than Numba is imported; and below this, sooner than an imported kernel is called.
+_FEW, _FEW_FOR_KERNELS = 4096, 8
 # Blocks are read ahead and checked in portions of this many bytes, small enough to stay in the cache.
 _WINDOW = 32 << 20
 
@@ -359,7 +359,7 @@ class State:
         spans = np.ascontiguousarray(both[:, :PAGE_HEAD_BYTES])
         wrong |= self._wrong_spans(kind, offsets // self.layout.page_bytes, spans)
         bad = int(np.argmax(wrong)) if wrong.any() else -1
-        if bad < 0 and numbers.size < _FEW:
+        if bad < 0 and numbers.size < (_FEW_FOR_KERNELS if dispatch.checksums_are_loaded() else _FEW):
             for start, number, generation in zip(
                 offsets.tolist(), numbers.tolist(), generations.tolist(), strict=True
             ):

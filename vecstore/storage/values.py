@@ -6,6 +6,7 @@ it is the kernel's oracle, and says what is wrong with a record that cannot be r
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ from vecstore.storage.state import Numbers
 ABSENT, NULL, FALSE, TRUE, NUMBER, TEXT, OTHER, LARGE = range(8)
 
 _EXACT = 1 << 53
-# So many values at once are worth importing kernels for.
-_MANY = 100_000
+# The hashes of values up to so many bytes are kept: what comes in one batch comes in the next.
+_SHORT = 64
+# So many values at once are worth importing kernels for; and fewer records are unpacked sooner than handed to one.
+_MANY, _FEW = 100_000, 16
 
 
 class Missing:
@@ -65,6 +68,11 @@ class Values:
 
 
 def _hash(packed: bytes, key: bytes) -> int:
+    return _short_hash(packed, key) if len(packed) <= _SHORT else _short_hash.__wrapped__(packed, key)
+
+
+@functools.lru_cache(1 << 14)
+def _short_hash(packed: bytes, key: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8, key=key).digest(), "little")
 
 
@@ -104,10 +112,13 @@ def unpacked(packed: bytes | memoryview, mark: int, is_text: bool) -> tuple[str 
 
 def read(packed: Bytes, ends: Numbers, text: Bytes | None, fields: Sequence[str]) -> Iterator[Values]:
     """These fields of the records that lie one behind the other; ``text`` is 1 where an id stands before the metadata."""
-    by_kernel = dispatch.fetch_kernels() is not None or ends.size * len(fields) >= _MANY
+    loaded = dispatch.fetch_kernels() is not None and ends.size >= _FEW
+    by_kernel = loaded or ends.size * len(fields) >= _MANY
     metadata: list[dict[str, Any]] | None = None
+    sound = False
     for field in fields:
-        values = located(packed, ends, text, field) if by_kernel else None
+        values = located(packed, ends, text, field, sound=sound) if by_kernel else None
+        sound = values is not None
         if values is None:
             metadata = _metadata(packed, ends, text) if metadata is None else metadata
             values = plainly(metadata, field)
@@ -162,8 +173,13 @@ def _packed(value: object) -> bytes:
     return packed
 
 
-def located(packed: Bytes, ends: Numbers, text: Bytes | None, field: str) -> Values | None:
-    """As ``read``, of one field by a kernel; None where a record is none, and the plain path is to say so."""
+def located(
+    packed: Bytes, ends: Numbers, text: Bytes | None, field: str, *, sound: bool = False
+) -> Values | None:
+    """As ``read``, of one field by a kernel; None where a record is none, and the plain path is to say so.
+
+    ``sound`` says that these very records were found to be some before.
+    """
     kernels = dispatch.cpu().pick
     count = ends.size
     parts = [field, *(field.split(".") if "." in field else ())]
@@ -174,7 +190,7 @@ def located(packed: Bytes, ends: Numbers, text: Bytes | None, field: str) -> Val
     tags, numbers = np.empty(count, dtype=np.uint8), np.empty(count)
     starts, lengths = np.zeros((2, count), dtype=np.int64)
     hashes = np.zeros(count, dtype=np.uint64)
-    if kernels.pick()(packed, ends, ids, key, key_ends, tags, numbers, starts, lengths, hashes) >= 0:
+    if kernels.pick()(packed, ends, ids, sound, key, key_ends, tags, numbers, starts, lengths, hashes) >= 0:
         return None
     which = np.full(count, -1, dtype=np.int64)
     held = np.flatnonzero(tags >= TEXT)

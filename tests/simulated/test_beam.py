@@ -12,7 +12,7 @@ import pytest
 
 from vecstore.carried import sorted_later
 from vecstore.config import Settings
-from vecstore.index import space
+from vecstore.index import afar, space
 from vecstore.index.afar import Afar
 from vecstore.index.bits import Bits
 from vecstore.index.calibrate import UNKNOWN, Reach
@@ -139,14 +139,22 @@ class World:
         self.there = There(Afar(self.held))
 
     def search(
-        self, queries: Any, k: int, reach: Reach, *, here: bool = False, mask: Any = None, skips: Any = None
+        self,
+        queries: Any,
+        k: int,
+        reach: Reach,
+        *,
+        here: bool = False,
+        mask: Any = None,
+        skips: Any = None,
+        threads: int = 1,
     ) -> Any:
         queries = np.asarray(queries, dtype=np.uint8 if self.settings.dtype == "binary" else np.float32)
         mask = np.ones(len(self.stored), dtype=np.uint8) if mask is None else mask
         skips = None if skips is None else np.array(skips, dtype=np.int64)
         elsewhere = None if here else self.there
         slots, distances, sizes, effort = self.walker.search(
-            queries, k, reach, mask, 1, executor, skips, elsewhere=elsewhere
+            queries, k, reach, mask, threads, executor, skips, elsewhere=elsewhere
         )
         found = [
             (mine[:size].tolist(), apart[:size].tolist())
@@ -341,6 +349,28 @@ def test_long_pools_keep_what_was_seen_in_the_cards_memory(world: Any) -> None:
     assert beam._plan(on.held, 100, 4).seen_here
     on.one(random.integers(0, 200, 4), 50, 600, slack=1.05)
     assert not on.there.afar.takes(Reach(beam.MOST_ROOM + 1, 10, 0.0, 10))
+
+
+def test_portions_of_a_batch_take_turns(line: Any, monkeypatch: pytest.MonkeyPatch, card: Card) -> None:
+    """Two at a time, by turns in two berths, prepared and compared by several threads; as few as the card has room for."""
+    monkeypatch.setattr(afar, "_LEAST_AT_ONCE", 1)
+    monkeypatch.setattr(afar, "_QUERIES_A_THREAD", 1)
+    on, queries = line(16, entries=(0, 9)), [[n] for n in (15, 5, 2, 11, 0, 8, 7)]
+    reach = Reach(4, 2, 1.5, 4)
+    wanted, counted = on.search(queries, 2, reach, here=True)
+    monkeypatch.setattr(afar, "_AT_ONCE", 2)
+    found, effort = on.search(queries, 2, reach, threads=2)
+    assert (found, effort) == (wanted, counted)
+    assert [berth.most for berth in on.there.afar._berths[1]] == [2, 2]
+    on.there.afar.release()
+    monkeypatch.setattr(afar, "_AT_ONCE", 4096)
+    card.budget = card.held + 2 * beam.Berth.nbytes(on.held, 32, 4) + 100
+    found, effort = on.search(queries, 2, reach)
+    assert (found, effort) == (wanted, counted)
+    assert [berth.most for berth in on.there.afar._berths[1]] == [32, 32]
+    on.there.afar.release()
+    card.budget = card.held + 100
+    assert not on.there.afar.takes(reach)
 
 
 # -- every kind of code and every metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,16 @@ def test_an_older_snapshot_is_asked_of_the_cpu(both: Any, counted: Counted) -> N
     assert counted.take()[0] == 2
     assert [batch.neighbours.tolist() for batch in batches] == wanted[1:]
     assert counted.take() == (0, 0)
+
+
+def test_threads_walk_there_one_after_the_other(both: Any, counted: Counted) -> None:
+    there, here = both()
+    seeds = range(10, 14)
+    wanted = [here.search(vectors("l2", ASKED, seed), k=5, search_list=24).ids.tolist() for seed in seeds]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda seed: there.search(vectors("l2", ASKED, seed), k=5, search_list=24), seeds)
+        assert [each.ids.tolist() for each in found] == wanted
+    assert counted.take() == (4, ROWS)
 
 
 def test_near_duplicates_and_neighbours_are_found_there_too(both: Any, counted: Counted) -> None:

@@ -21,6 +21,8 @@ SAMPLE = 50_000
 def run(bench: Bench) -> None:
     base, _ = vectors(bench)
     threads = os.cpu_count() or 1
+    if bench.simulate:
+        on_card._SCALARS_FROM_BYTES = 0
     kinds = ["scalar4", "product4"] if bench.simulate else list(KINDS)
     with ThreadPoolExecutor(threads) as pool:
         cpu = OnCpu(threads, pool)

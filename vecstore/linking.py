@@ -152,7 +152,7 @@ class _Work:
         pool = exact.executor(self.threads)
         steps = self._steps(self.threads, pool)
         order, edges, entries = build.build(vectors, self.plan, self.threads, pool, self.progress, steps)
-        vectors = vectors[order]
+        vectors = build.arranged(vectors, order, self.threads, pool)
         sample = np.sort(np.random.default_rng(self.plan.seed).permutation(self.count)[: config.SAMPLE])
         codec, lost = self._codec(vectors[sample], steps)
         codes = steps.encode(codec, vectors)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from vecstore.index import books
+from vecstore.index import books, on_card
 from vecstore.index.bits import Bits
 from vecstore.index.codec import KINDS, Codec
 from vecstore.index.on_card import OnCard
@@ -27,7 +27,8 @@ def vectors(n: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def steps(card: Card) -> Iterator[OnCard]:
+def steps(card: Card, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnCard]:
+    monkeypatch.setattr(on_card, "_SCALARS_FROM_BYTES", 0)
     with ThreadPoolExecutor(1) as pool:
         yield OnCard(card, OnCpu(1, pool))
 
@@ -111,10 +112,13 @@ def test_what_no_card_does_the_cpu_does(steps: OnCard, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(
         steps.encode(Bits("hamming bits", 20), bits), Bits("hamming bits", 20).encode(bits)
     )
-    monkeypatch.setattr(coder, "MOST_ROTATED", 16)
     monkeypatch.setattr(coder, "encode_scalar", None)
     rows = vectors(4, 24)
     codec = Codec.train(rows, "scalar4")
+    with monkeypatch.context() as patch:
+        patch.setattr(coder, "MOST_ROTATED", 16)
+        np.testing.assert_array_equal(steps.encode(codec, rows), codec.encode(rows))
+    monkeypatch.setattr(on_card, "_SCALARS_FROM_BYTES", rows.nbytes + 1)
     np.testing.assert_array_equal(steps.encode(codec, rows), codec.encode(rows))
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Vectors",
+    "arranged",
     "build",
     "candidates",
     "memory_a_vector",
@@ -97,6 +98,18 @@ def candidates(vectors: Vectors, plan: Plan, threads: int, pool: Executor) -> tu
     return order, places
 
 
+def arranged(vectors: Vectors, order: Numbers, threads: int, pool: Executor) -> Vectors:
+    """A copy in this order."""
+    result = np.empty_like(vectors)
+
+    def part(bounds: tuple[int, int]) -> None:
+        # Every number of an order is a row's: a mode that looks for others would copy once more.
+        np.take(vectors, order[slice(*bounds)], axis=0, out=result[slice(*bounds)], mode="clip")
+
+    list(pool.map(part, ranges(len(order), threads)))
+    return result
+
+
 def memory_a_vector(plan: Plan, width: int) -> int:
     """Bytes that building takes for each vector: itself twice, its candidates and its edges."""
     return 8 * width + 8 * plan.candidates + 4 * plan.degree + 8 * plan.fanout + 40
@@ -116,7 +129,7 @@ def _gathered(
     chosen = steps.nearest(vectors, leaders, min(plan.fanout, len(leaders)))
     progress(0.1)
     order = _node_order(vectors, steps.chain(leaders), chosen[:, 0], threads, pool)
-    vectors, chosen = vectors[order], chosen[order]
+    vectors, chosen = arranged(vectors, order, threads, pool), chosen[order]
     lists = Lists(len(vectors), plan.candidates)
     # Leaves are many numbers, which nobody holds once they were gone through.
     steps.collect(

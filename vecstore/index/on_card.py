@@ -36,6 +36,8 @@ _TABLE_BYTES = 1 << 30
 _RESIDENT_SHARE = 2
 # Lists come back so many nodes at a time, whole: if a card fails between two such, those of each node still fit together.
 _NODES_AT_ONCE = 1 << 14
+# Scalar codes of less take the CPU no longer than it takes to send the vectors.
+_SCALARS_FROM_BYTES = 16 << 20
 # Below this many numbers a build takes the CPU a few seconds, and starting a card may take as long.
 _FROM_NUMBERS = 1 << 24
 
@@ -326,7 +328,8 @@ class OnCard:
         if isinstance(codec, Bits):
             return self._cpu.encode(codec, vectors)
         _, scale, mean, turns, books = codec.parameters
-        if len(turns) and turns.shape[1] > coder.MOST_ROTATED:
+        few = vectors.nbytes < _SCALARS_FROM_BYTES
+        if len(turns) and (few or turns.shape[1] > coder.MOST_ROTATED):
             return self._cpu.encode(codec, vectors)
         self._forget()
         codes = room_for_codes(len(vectors), codec.code_bytes)

@@ -525,8 +525,10 @@ def test_a_damaged_index_is_told_and_made_anew(path: str, monkeypatch: pytest.Mo
         file.seek(place + 900)
         file.write(bytes([byte ^ 4]))
     with vecstore.open(path) as c:
-        with pytest.raises(CorruptionError, match="block fields 16 "):
+        with pytest.raises(CorruptionError, match=r"block fields 16 .*drop_index"):
             chosen(c, {"n": 5})
+        with pytest.raises(CorruptionError, match="drop_index"):
+            c.update(500, {"n": 1})
         assert any("block fields 16 " in problem for problem in c.verify().problems)
         assert c.drop_index("n")
         assert chosen(c, {"n": 5}) == {5}

@@ -213,7 +213,7 @@ def check(block: Bytes, kind: int, number: int, generation: int) -> None:
 def damaged(kind: int, number: int, problem: str) -> CorruptionError:
     """The error for one bad block, worded the same everywhere."""
     name = keys.NAMES.get(kind, f"kind {kind}")
-    return CorruptionError(
-        f"block {name} {number} is damaged: {problem}. Restore a backup, or save what is readable with "
-        "`vecstore export --skip-damaged`"
-    )
+    remedy = "Restore a backup, or save what is readable with `vecstore export --skip-damaged`"
+    if kind == keys.FIELDS:  # nothing is lost: the records tell all that it says
+        remedy = "It is part of an index of a field: drop_index() drops that, and create_index() makes it anew"
+    return CorruptionError(f"block {name} {number} is damaged: {problem}. {remedy}")

@@ -266,3 +266,25 @@ def test_columns_after_any_puts_and_resizes_agree_with_plain_dicts(
 def test_frozen_values_are_equal_where_the_values_are(one: Any, other: Any) -> None:
     assert (columns.freeze(one) == columns.freeze(other)) == same(one, other)
     assert columns.freeze(one) == columns.freeze(copy.deepcopy(one))
+
+
+big_or_small = st.one_of(st.integers(-20, 20), st.sampled_from([2**60, 2**60 + 1, 2**64 - 1, -(2**63), 0.5, -0.0, 1e300]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.one_of(big_or_small, st.just("x"), st.none(), st.just(MISSING), st.just([1]), st.just(True)), max_size=60),
+    st.lists(st.lists(big_or_small, min_size=9, max_size=40), min_size=1, max_size=3),
+    big_or_small,
+)
+def test_many_numbers_are_found_at_once(stored: list[Any], asked: list[list[Any]], later: Any) -> None:
+    """More than a pass each is worth: where they are is looked up in their order."""
+    column = Column(len(stored) + 1)
+    column.put(np.arange(len(stored)), stored)
+    for wanted in asked:
+        expected = [type(value) in (int, float) and value in wanted for value in [*stored, MISSING]]
+        assert column.one_of(wanted).tolist() == expected
+        column.put([len(stored)], [later])
+        expected[-1] = later in wanted
+        assert column.one_of(wanted).tolist() == expected
+        column.put([len(stored)], [MISSING])

@@ -127,8 +127,9 @@ class Column:
         self._distinct = _Codes()
         # What distinct values stand for as moments or places, by code, as far as anybody asked.
         self._read: dict[str, NDArray[Any]] = {}
-        # The distinct numbers in order, and which of them each slot has, once somebody asks for many of them.
-        self._ranked: tuple[NDArray[Any], NDArray[np.int32]] | None = None
+        # The distinct numbers in order, the slots in the order of their numbers, and where each number's begin and the last's
+        # end, once somebody asks for many numbers.
+        self._ranked: tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]] | None = None
         self._churn = 0  # codes written over since the last look for unused ones
         self._live = 0  # distinct values in use at that look, and those added since
         self._weighed = self._weight = 0  # how many distinct values nbytes has added up, and their bytes
@@ -306,11 +307,24 @@ class Column:
             return mask
         if self._ranked is None:
             self._ranked = _ranks(keys)
-        distinct, ranks = self._ranked
+        distinct, slots, starts = self._ranked
+        if not len(distinct):
+            return np.zeros(self.size, dtype=np.bool_)
         places = np.minimum(np.searchsorted(distinct, sought), len(distinct) - 1)
-        table = np.zeros(len(distinct), dtype=np.bool_)
-        table[places[distinct[places] == sought]] = True
-        return np.asarray(table[ranks])
+        return self._at(places[distinct[places] == sought], slots, starts)
+
+    def _at(self, places: NDArray[np.int64], slots: NDArray[np.int32], starts: NDArray[np.int64]) -> Mask:
+        """Where the numbers in these places of all are."""
+        mask: Mask = np.zeros(self.size, dtype=np.bool_)
+        counts = starts[places + 1] - starts[places]
+        if counts.sum() > len(slots) // 2:
+            chosen = np.zeros(len(starts) - 1, dtype=np.bool_)
+            chosen[places] = True
+            mask[slots] = np.repeat(chosen, np.diff(starts))
+        else:
+            before = np.cumsum(counts) - counts
+            mask[slots[np.repeat(starts[places] - before, counts) + np.arange(counts.sum())]] = True
+        return mask
 
     def compare(self, order: str, value: bool | int | float | str | Instant) -> Mask:
         """Where the field stands in `order` (a key of `ORDER`) to `value`; other types never do.
@@ -415,9 +429,11 @@ def _written(
     return array
 
 
-def _ranks(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    distinct, ranks = np.unique(numbers, return_inverse=True)
-    return distinct, ranks.astype(np.int32)
+def _ranks(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]:
+    slots = np.argsort(numbers, kind="stable")[: np.count_nonzero(numbers == numbers)]  # NaN comes last
+    ordered = numbers[slots]
+    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+    return ordered[firsts], slots.astype(np.int32), np.append(firsts, len(ordered))
 
 
 def _split(value: float) -> tuple[float, int]:

@@ -112,11 +112,11 @@ def recall(vectors: np.ndarray, graph: Built, queries: np.ndarray, most: int) ->
 def test_a_graph_is_as_good_as_the_cpu_s_and_the_same_every_time(
     card: Card, pool: ThreadPoolExecutor, built: Callable[..., Built]
 ) -> None:
-    vectors, queries = clustered(130), clustered(150, seed=1)
+    vectors, queries = clustered(90), clustered(150, seed=1)
     found = built(vectors, OnCard(card, OnCpu(1, pool)))
     check(vectors, found)
     other = built(vectors)
-    for most in (40, 70):
+    for most in (30, 50):
         assert abs(recall(vectors, found, queries, most) - recall(vectors, other, queries, most)) <= 0.005
     assert same(built(vectors, OnCard(card, OnCpu(1, pool))), found)
 
@@ -179,17 +179,17 @@ def test_few_vectors_and_equal_ones(
 def test_shards_are_built_on_the_card_too(
     card: Card, pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectors = clustered(110)
+    vectors = clustered(80)
     rows = vectors.view(np.uint8)
     source = Source(
-        np.arange(110, dtype=np.uint32),
+        np.arange(80, dtype=np.uint32),
         6,
         24,
         lambda low, high: rows[low:high].copy(),
         lambda stored: stored.view(np.float32),
     )
-    limits = Limits(64, PLAN, 1, 1 << 16)
-    leaders = division.choose_leaders(vectors, 110, limits, pool)
+    limits = Limits(60, PLAN, 1, 1 << 16)
+    leaders = division.choose_leaders(vectors, 80, limits, pool)
     looked_into: list[int] = []
     plain = OnCard._look_into
 

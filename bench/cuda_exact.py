@@ -75,6 +75,7 @@ def exact(bench: Bench, name: str, base: Vectors, queries: Vectors) -> None:
             bench.line(
                 f"exact, {name}: CPU, all threads", f"{cpu * 1e3:,.2f} ms; the card {cpu / whole:.1f}×"
             )
+            pays(bench, name, there, here, queries)
             streamed(bench, name, path, queries, base.nbytes)
     for peer, make in {"faiss-gpu": faiss_gpu, "cuVS": cuvs}.items():
         with contextlib.suppress(ImportError):
@@ -123,6 +124,15 @@ def kernels(bench: Bench, name: str, there: Any, queries: Vectors) -> float:
     share = bench.kernel(f"tiles and selection, {name}", bench.median(everything), moved, operations)
     card.release(mask)
     return share
+
+
+def pays(bench: Bench, name: str, there: Any, here: Any, queries: Vectors) -> None:
+    """From how many queries on the card is quicker, its rows being there already."""
+    for count in (2,) if bench.simulate else (1, 4, 16, 64, 256):
+        some = queries[:count]
+        card = bench.median(lambda some=some: there.search(some, k=bench.k, exact=True))
+        cpu = bench.median(lambda some=some: here.search(some, k=bench.k, exact=True))
+        bench.line(f"exact, {count} of {name}", f"{card * 1e3:,.2f} ms; the CPU {cpu * 1e3:,.2f} ms")
 
 
 def streamed(bench: Bench, name: str, path: Path, queries: Vectors, size: int) -> None:

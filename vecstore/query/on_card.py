@@ -193,8 +193,10 @@ def _take_in(card: Card, device: Device, blocks: State, held: _Held, numbers: Nu
     with PACE.measured("copy", float(numbers.size) * rows * blocks.layout.row_bytes):
         for part, buffer, stream in _travelling(card, device, blocks, numbers, threads, _PIECE_BYTES):
             for low, high in _runs(part):
-                first, last = int(part[low]) * rows, (int(part[high - 1]) + 1) * rows
-                card.copy(buffer[low * rows : high * rows], held.rows[first:last], stream)
+                first = int(part[low]) * rows
+                # The last block may have room for rows that nobody wrote yet.
+                last = min((int(part[high - 1]) + 1) * rows, blocks.header.slots)
+                card.copy(buffer[low * rows :][: last - first], held.rows[first:last], stream)
                 norms.norms(card, held.rows[first:last], held.norms[first:last], stream)
         card.synchronize()
     card.get(held.norms, held.known)

@@ -96,6 +96,10 @@ def _numba() -> ModuleType:
     # Small grids are meant: a batch of ten queries needs no more. An answer to the variable is left as it is.
     if "NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS" not in os.environ:
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+    if simulated():
+        from .simulator import mend
+
+        mend()
     module: ModuleType = cuda
     return module
 
@@ -159,6 +163,9 @@ class Card:
                 )
             with _unwarned():
                 made = self._cuda.device_array(shape, dtype=np.dtype(dtype))
+            if simulated():
+                # What nobody wrote must show, and must not overflow where tiles read behind the end.
+                made.view(np.uint8)[:] = 1
             self._held += size
             self._counted[id(made)] = weakref.finalize(made, self._give_back, id(made), size)
         return made

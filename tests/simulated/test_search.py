@@ -247,3 +247,34 @@ def test_the_simulator_is_no_card_unless_asked_for(
     there.search(vectors("float32", 4, 9), k=3, exact=True)
     assert counted.launches == 0
     assert there.stats()["device"] == "cpu"
+
+
+def test_auto_looks_for_a_card_once_it_would_have_paid(
+    both: Any, monkeypatch: pytest.MonkeyPatch, counted: Counted
+) -> None:
+    monkeypatch.setenv("VECSTORE_CUDA_SIMULATOR", "1")
+    pace = on_card.Pace()
+    monkeypatch.setattr(on_card, "PACE", pace)
+    there, here = both(device="auto")
+    queries = vectors("float32", 4, 9)
+    there.search(queries, k=3, exact=True)
+    assert pace.missed == 0  # so little is done before a card has begun
+    pace.cpu = 1e3
+    expected = 4 * ROWS * 10 / (1e3 * there._threads)
+    pace.start = 1.5 * expected
+    there.search(queries, k=3, exact=True)
+    assert pace.missed == pytest.approx(expected)
+    assert there.stats()["device"] == "cpu"
+    assert counted.launches == 0
+    same(there.search(queries, k=3, exact=True), here.search(queries, k=3, exact=True))
+    assert counted.launches > 0
+    assert there.stats()["device"] != "cpu"
+
+
+def test_paces_are_measured_where_there_is_something_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace, now = on_card.Pace(cpu=100.0), [0.0]
+    monkeypatch.setattr(on_card.time, "perf_counter", lambda: now[0])
+    for seconds in (0.001, 2.0):
+        with pace.measured("cpu", 800):
+            now[0] += seconds
+    assert pace.cpu == 0.75 * 100 + 0.25 * 400

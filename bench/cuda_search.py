@@ -46,7 +46,7 @@ def search(bench: Bench, name: str, base: NDArray[np.float32], queries: NDArray[
             first = time.perf_counter() - begun
             if "graph" not in there._device.kept:
                 raise SystemExit(f"{name}: the card did not take the graph")
-            held = there.stats()["device_bytes"]
+            held = there.stats()["device_memory_bytes"]
             bench.line(
                 f"graph, {name}: first batch, with compiling and carrying",
                 f"{first:,.2f} s for {held / 1e6:,.0f} MB",

@@ -106,7 +106,7 @@ def test_importing_starts_no_cuda(tmp_path: Path) -> None:
         "dispatch.cuda()\n"
         "from numba.cuda.cudadrv import driver\n"
         "assert driver.driver.pid is None\n"
-        "print('done', c.stats()['device'], c.stats()['device_bytes'])\n"
+        "print('done', c.stats()['device'], c.stats()['device_memory_bytes'])\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "NUMBA_ENABLE_CUDASIM"}
     run = subprocess.run(

@@ -55,7 +55,7 @@ def stats(
         "memory_bytes": fields.nbytes + cached + graph_bytes,
         # "cpu" until a card did something; then its name, and what this process holds there for all collections.
         "device": device.name,
-        "device_bytes": device.held,
+        "device_memory_bytes": device.held,
         "filter_columns": fields.names,
         "indexes": listed(blocks),
         "readers": len(readers),

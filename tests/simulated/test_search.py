@@ -97,7 +97,7 @@ def test_the_card_answers_as_the_cpu(
     same(there.search(queries, k=5, exact=True), here.search(queries, k=5, exact=True))
     assert counted.launches > 0
     assert there.stats()["device"] == card.name
-    assert there.stats()["device_bytes"] > ROWS * there.settings.row_bytes
+    assert there.stats()["device_memory_bytes"] > ROWS * there.settings.row_bytes
     assert here.stats()["device"] == "cpu"
     there.close()
     assert card.held == 0

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
@@ -52,22 +52,43 @@ def reached(store: Any, queries: Any, **asked: Any) -> float:
     return float(np.mean(store.search(queries, k=K, **asked).distances <= truth * (1 + 1e-6)))
 
 
-def effort(store: Any, queries: Any, recall: float = 0.95) -> tuple[float, float]:
-    """(distances computed a query, queries a second) at a recall, between the two pools next to it."""
+class Effort(NamedTuple):
+    """What was measured with longer and longer pools."""
+
+    recalls: list[float]
+    scored: list[float]
+    speeds: list[float]
+
+    def distances(self, recall: float = 0.95) -> float:
+        """Distances computed a query at a recall, between the two pools next to it."""
+        return float(np.interp(recall, self.recalls, self.scored))
+
+    def speed(self, recall: float = 0.95) -> float:
+        """Queries a second, likewise."""
+        return 1 / float(np.interp(recall, self.recalls, [1 / speed for speed in self.speeds]))
+
+    def recall(self, distances: float) -> float:
+        """The recall with so many distances computed."""
+        return float(np.interp(distances, self.scored, self.recalls))
+
+
+def effort(store: Any, queries: Any, recall: float = 0.95) -> Effort:
+    """What a recall takes, measured until a little more is reached."""
     truth = store.search(queries, k=K, exact=True).distances[:, -1:] * (1 + 1e-6)
-    recalls, scored, seconds = [], [], []
+    found = Effort([], [], [])
     for width in (12, 14, 16, 18, 20, 22, 24, 27, 30, 34, 38, 43, 48, 55, 64, 80, 100):
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            found = store.search(queries, k=K, search_list=width, threads=1)
+            answer = store.search(queries, k=K, search_list=width, threads=1)
             times.append(time.perf_counter() - start)
-        recalls.append(float(np.mean(found.distances <= truth)))
-        seconds.append(min(times))
-        scored.append(np.mean([store.explain(query, k=K, search_list=width)["distances"] for query in queries[:200]]))
-        if recalls[-1] > recall + 0.01:
+        found.recalls.append(float(np.mean(answer.distances <= truth)))
+        found.speeds.append(len(queries) / min(times))
+        asked = (store.explain(query, k=K, search_list=width)["distances"] for query in queries[:200])
+        found.scored.append(float(np.mean(list(asked))))
+        if found.recalls[-1] > recall + 0.01:
             break
-    return float(np.interp(recall, recalls, scored)), len(queries) / float(np.interp(recall, recalls, seconds))
+    return found
 
 
 def warm(folder: Path) -> None:
@@ -90,7 +111,9 @@ def warm(folder: Path) -> None:
 
 def ingest(folder: Path, peers: list[str]) -> None:
     base, queries = load()
-    print("| store | inserts a second | of it optimize, s | bytes written a record / the record's | recall@10 after |")
+    print(
+        "| store | inserts a second | of it optimize, s | bytes written a record / the record's | recall@10 after |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for name in ["vecstore", *peers]:
         seconds, after, amount, recall = INGEST[name](folder / name, base, queries)
@@ -112,8 +135,11 @@ def bulk(folder: Path, peers: list[str]) -> None:
                 start = time.perf_counter()
                 store.add(np.arange(len(base) - added, len(base)), base[:added])
                 seconds = time.perf_counter() - start
-                recall, (scored, _) = reached(store, queries), effort(store, queries)
-                print(f"| {added:,} | {way} | {added / seconds:,.0f} | {scored:,.0f} | {recall:.3f} |", flush=True)
+                recall, scored = reached(store, queries), effort(store, queries).distances()
+                print(
+                    f"| {added:,} | {way} | {added / seconds:,.0f} | {scored:,.0f} | {recall:.3f} |",
+                    flush=True,
+                )
             path.unlink()
 
 
@@ -146,7 +172,12 @@ def _hnswlib(folder: Path, base: Any, queries: Any) -> tuple[float, float, int |
     index.set_ef(40)
     ids = index.knn_query(queries, K)[0]
     truth = np.load(DATA / "sift-400k.npz")["neighbors"][:, :K]
-    return seconds, 0.0, None, float(np.mean([len(set(a) & set(b)) / K for a, b in zip(ids, truth, strict=True)]))
+    return (
+        seconds,
+        0.0,
+        None,
+        float(np.mean([len(set(a) & set(b)) / K for a, b in zip(ids, truth, strict=True)])),
+    )
 
 
 def _lancedb(folder: Path, base: Any, queries: Any) -> tuple[float, float, int | None, float]:
@@ -159,14 +190,18 @@ def _lancedb(folder: Path, base: Any, queries: Any) -> tuple[float, float, int |
         return pa.table({"id": pa.array(np.arange(low, high)), "vector": vectors})
 
     table = lancedb.connect(folder).create_table("live", rows(0, BASE))
-    table.create_index("vector", config=HnswSq(distance_type="l2", num_partitions=1, m=20, ef_construction=300))
+    table.create_index(
+        "vector", config=HnswSq(distance_type="l2", num_partitions=1, m=20, ef_construction=300)
+    )
     start, before = time.perf_counter(), written(folder)
     for first in _batches():
         table.add(rows(first, first + BATCH))
     middle = time.perf_counter()
     table.optimize()
     end = time.perf_counter()
-    found = [table.search(q).distance_type("l2").limit(K).ef(60).to_arrow()["id"].to_numpy() for q in queries[:200]]
+    found = [
+        table.search(q).distance_type("l2").limit(K).ef(60).to_arrow()["id"].to_numpy() for q in queries[:200]
+    ]
     truth = np.load(DATA / "sift-400k.npz")["neighbors"][:200, :K]
     recall = float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, truth, strict=True)]))
     return end - start, end - middle, written(folder) - before, recall
@@ -178,14 +213,18 @@ def _zvec(folder: Path, base: Any, queries: Any) -> tuple[float, float, int | No
 
     zvec.init(log_level=zvec.LogLevel.ERROR, query_threads=2, optimize_threads=2)
     folder.mkdir()
-    param = zvec.HnswIndexParam(m=32, ef_construction=200, metric_type=MetricType.L2, use_contiguous_memory=True)
+    param = zvec.HnswIndexParam(
+        m=32, ef_construction=200, metric_type=MetricType.L2, use_contiguous_memory=True
+    )
     field = zvec.VectorSchema("v", DataType.VECTOR_FP32, base.shape[1], index_param=param)
     store = zvec.create_and_open(str(folder / "zvec"), zvec.CollectionSchema(name="live", vectors=[field]))
 
     def insert(low: int, high: int) -> None:
         for first in range(low, high, BATCH):
             rows = enumerate(base[first : min(first + BATCH, high)], first)
-            for status in store.insert([zvec.Doc(id=str(row), vectors={"v": vector}) for row, vector in rows]):
+            for status in store.insert(
+                [zvec.Doc(id=str(row), vectors={"v": vector}) for row, vector in rows]
+            ):
                 assert status.ok(), status
 
     insert(0, BASE)
@@ -198,9 +237,12 @@ def _zvec(folder: Path, base: Any, queries: Any) -> tuple[float, float, int | No
     how = zvec.HnswQueryParam(ef=60)
     truth = np.load(DATA / "sift-400k.npz")["neighbors"][:200, :K]
     hits = [
-        {int(doc.id) for doc in store.query(zvec.Query("v", vector=query, param=how), topk=K)} for query in queries[:200]
+        {int(doc.id) for doc in store.query(zvec.Query("v", vector=query, param=how), topk=K)}
+        for query in queries[:200]
     ]
-    recall = float(np.mean([len(mine & set(its.tolist())) / K for mine, its in zip(hits, truth, strict=True)]))
+    recall = float(
+        np.mean([len(mine & set(its.tolist())) / K for mine, its in zip(hits, truth, strict=True)])
+    )
     store.close()
     return end - start, end - middle, written(folder) - before, recall
 
@@ -238,23 +280,35 @@ def single(folder: Path, peers: list[str]) -> None:
 # -- replacement
 
 
-def _table(store: Any, queries: Any, label: str, fresh: dict[str, float]) -> None:
-    scored, speed = effort(store, queries)
+def _table(store: Any, queries: Any, label: str, fresh: Fresh) -> None:
+    found = effort(store, queries)
+    scored, speed = found.distances(), found.speed()
     size = Path(store.path).stat().st_blocks * 512
     print(
-        f"| {label} | {reached(store, queries):.3f} | {scored:,.0f} ({scored / fresh['scored']:.2f}×) | {speed:,.0f} "
-        f"({speed / fresh['speed']:.2f}×) | {size / fresh['size']:.2f}× | {store.stats()['codec_drift']} |",
+        f"| {label} | {reached(store, queries):.3f} | {scored:,.0f} ({scored / fresh.scored:.2f}×) | "
+        f"{found.recall(fresh.scored):.3f} | {speed:,.0f} ({speed / fresh.speed:.2f}×) | {size / fresh.size:.2f}× | "
+        f"{store.stats()['codec_drift']} |",
         flush=True,
     )
 
 
-def _fresh(path: Path, rows: Any, queries: Any, label: str) -> dict[str, float]:
-    print("| state | recall at the default target | distances at recall 0.95 | queries/s | file | drift |")
-    print("| --- | --- | --- | --- | --- | --- |")
+class Fresh(NamedTuple):
+    """What a graph that was built at once takes for recall 0.95."""
+
+    scored: float
+    speed: float
+    size: int
+
+
+def _fresh(path: Path, rows: Any, queries: Any, label: str) -> Fresh:
+    print(
+        "| state | recall by default | distances at recall 0.95 | recall at the first's | queries/s | file | drift |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     with vecstore.open(path, dim=rows.shape[1], metric="l2", threads=2) as store:
         store.add(np.arange(len(rows)), rows)
-        scored, speed = effort(store, queries)
-        found = {"scored": scored, "speed": speed, "size": path.stat().st_blocks * 512}
+        took = effort(store, queries)
+        found = Fresh(took.distances(), took.speed(), path.stat().st_blocks * 512)
         _table(store, queries, label, found)
     return found
 
@@ -372,12 +426,16 @@ def refresh(folder: Path, peers: list[str]) -> None:
         told.get()
         times = []
         for turn in range(20):
-            writer.add(np.arange(len(base) + turn * BATCH, len(base) + (turn + 1) * BATCH), base[:BATCH] + turn)
+            writer.add(
+                np.arange(len(base) + turn * BATCH, len(base) + (turn + 1) * BATCH), base[:BATCH] + turn
+            )
             asked.put(True)
             times.append(told.get())
         asked.put(False)
         reader.join()
-    print(f"refresh: {np.median(times) * 1e3:.1f} ms, at most {np.max(times) * 1e3:.1f}, 0.05 of it the search itself")
+    print(
+        f"refresh: {np.median(times) * 1e3:.1f} ms, at most {np.max(times) * 1e3:.1f}, 0.05 of it the search itself"
+    )
 
 
 def _follow(path: str, asked: Any, told: Any) -> None:
@@ -395,7 +453,9 @@ WHAT = {each.__name__: each for each in (ingest, bulk, single, churn, window, or
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", default=list(WHAT), metavar="WHAT", help=f"of {' '.join(WHAT)}")
     parser.add_argument("--peers", default="hnswlib,lancedb,zvec")
     options = parser.parse_args()

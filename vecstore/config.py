@@ -59,7 +59,7 @@ SWEPT_FROM, SWEPT_AT_ONCE = 40_000, 40_000
 # A read that began so many commits ago is warned of.
 OLD_SNAPSHOT = 1_000
 # When so many of its records have come or gone, how far walks must go is measured again.
-RECALIBRATED_SHARE = 0.15
+RECALIBRATED_SHARE = 0.1
 # More answers than this are scanned for: a pool so long is no quicker.
 MOST_WALKED = 2_000
 # Where fewer of a graph's nodes than this share are live, a walk meets little but what is gone.

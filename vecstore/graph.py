@@ -192,9 +192,7 @@ class Graph:
             return True
         if graph is None or graph.codec not in _CODECS:
             return False
-        if pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM:
-            return True
-        return _uncalibrated(graph)
+        return _behind(blocks, graph) or _uncalibrated(graph)
 
     def tend(self, session: Session, progress: build.Progress, *, all_of_it: bool = False) -> bool:
         """Do a slice of what is due, or with ``all_of_it`` of what may be done; the caller commits. False if there is none."""
@@ -207,7 +205,8 @@ class Graph:
         if ready is None:
             return False
         with explained(session.base):
-            if not _uncalibrated(graph):
+            # What is linked and swept later on would not be as it was measured.
+            if graph.named and (_behind(session, graph) or not _uncalibrated(graph)):
                 return upkeep.tend(session, ready.walker, ready.mask, self._threads, self._memory)
             calibration = self._calibration(session.base, ready.walker, ready.mask)
         # Codes that were made for other vectors may tell too little apart.
@@ -296,6 +295,11 @@ class Graph:
             return calibrate.UNKNOWN
         measured = _Sample.of(base, walker, mask, config.HELD_OUT, most, self._threads).calibrate(few)
         return Calibration(tuple(curve.doubted(_DOUBT) for curve in measured.curves))
+
+
+def _behind(blocks: Blocks, graph: GraphHeader) -> bool:
+    """Whether there is enough to link or to sweep."""
+    return pending_slots(blocks).size >= config.LINKED_FROM or graph.owed >= config.SWEPT_FROM
 
 
 def _uncalibrated(graph: GraphHeader) -> bool:

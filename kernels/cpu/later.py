@@ -102,6 +102,7 @@ def _append(pairs, number, nodes, heads, lines, used):
                 return i
             line, place = used[0], types.int64(0)
             used[0] += 1
+            lines[line] = NONE
             lines[line, 0] = np.uint32(heads[node])
         lines[line, _FIRST + 2 * place + 1] = pairs[i, 1]
         lines[line, _FIRST + 2 * place] = np.uint32(number + i)
@@ -115,7 +116,7 @@ def append() -> Any:
     """`(pairs: uint32[n, 2], number, nodes, heads: int32[m], lines: uint32[l, 16], used: int64[1]) -> int`.
 
     Puts edges from node to other into the chains; there were `number` before the first. How many, all unless the lines
-    are used up; or -1 - i where pair i names a node which is none. Lines that are not used are filled with NONE.
+    are used up; or -1 - i where pair i names a node which is none.
     """
     i32, i64, u32 = types.int32, types.int64, types.uint32
     return compiled(_append, reads(u32, 2), i64, i64, writes(i32), writes(u32, 2), writes(i64))

@@ -33,7 +33,8 @@ _WEIGHED, _NEW_ALPHA, _MENDED = 96, 1.3, 40
 _AMONG_LOOKED_AT, _AMONG_KEPT = 32, 12
 
 
-# A line of the cache has places for so many edges that came later. Lines are made in so many, and half as many again.
+# A line of the cache has places for so many edges that came later. There is room for half as many lines again as nodes, which
+# costs nothing before they are used, and then for half as many again.
 _LINE_WORDS, _PLACES, _LEAST_LINES, _MORE_LINES = 16, 7, 64, 1.5
 
 
@@ -54,12 +55,12 @@ class Later:
 
     @property
     def nbytes(self) -> int:
-        return self.lines.nbytes + self.heads.nbytes
+        return 4 * _LINE_WORDS * int(self.used[0]) + self.heads.nbytes
 
     @classmethod
     def of(cls, edges: int, nodes: int, origin: int) -> Later:
         """None yet, with room for about so many edges of so many nodes."""
-        lines = max(_LEAST_LINES, 2 * edges // _PLACES) if nodes else 0
+        lines = max(_LEAST_LINES, 2 * edges // _PLACES, int(_MORE_LINES * nodes)) if nodes else 0
         return cls(_empty_lines(lines), np.full(nodes, -1, dtype=np.int32), np.zeros(1, dtype=np.int64), origin)
 
     def added(self, pairs: Nodes, at: int, nodes: int) -> Later | None:
@@ -84,14 +85,14 @@ class Later:
         return replace(self, heads=heads, used=self.used.copy())
 
     def _with_lines(self, count: int) -> Later:
-        lines = _empty_lines(count)
-        lines[: len(self.lines)] = self.lines
+        lines, used = _empty_lines(count), int(self.used[0])
+        lines[:used] = self.lines[:used]
         return replace(self, lines=lines, heads=self.heads.copy(), used=self.used.copy())
 
 
 def _empty_lines(count: int) -> Nodes:
-    """Each begins where a line of the cache does."""
-    plain = np.full((count + 1) * _LINE_WORDS, NONE, dtype=np.uint32)
+    """Each begins where a line of the cache does. The system gives no memory to those that are never written to."""
+    plain = np.zeros((count + 1) * _LINE_WORDS, dtype=np.uint32)
     start = -plain.ctypes.data % (4 * _LINE_WORDS) // 4
     return plain[start : start + count * _LINE_WORDS].reshape(count, _LINE_WORDS)
 

@@ -47,7 +47,7 @@ GRAPH_FROM = 10_000
 GRAPH_FROM_BYTES = 20_000_000
 # A byte of packed bits takes as long as so many of numbers.
 BITS_BYTE = 4
-# The graph is built anew when this share of the records is not in it: linking many at once takes twice as long a record.
+# The graph is built anew when this share of the records is not in it: linking many at once takes three times as long a record.
 WORN_SHARE = 0.33
 # Or when so many of its nodes are dead that the sweep, which gives them to new records, has too little use for them.
 GONE_SHARE = 0.6

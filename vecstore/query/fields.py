@@ -12,6 +12,7 @@ from vecstore import config
 from vecstore.kernels import dispatch
 from vecstore.query.columns import Column
 from vecstore.query.indexed import indexed
+from vecstore.query.matching import Matching
 from vecstore.query.picked import pick
 from vecstore.query.where import Where
 from vecstore.storage import keys
@@ -64,9 +65,13 @@ class Fields:
 
     def matching(self, blocks: Blocks, where: Where) -> NDArray[np.bool_]:
         """Which slots match; dead ones may."""
+        return self.choose(blocks, where).mask()
+
+    def choose(self, blocks: Blocks, where: Where) -> Matching:
+        """As ``matching``, in the form that costs least."""
         size = blocks.header.slots
         if not isinstance(blocks, State):
-            return _evaluate(blocks, where)
+            return Matching.of(_evaluate(blocks, where))
         with self._lock:
             if self._of is not blocks.checked:  # the file was replaced, and its block numbers mean others
                 self._kept, self._of = {}, blocks.checked
@@ -74,7 +79,7 @@ class Fields:
             longest = max([size, *(column.size for column in columns.values())])
             for column in columns.values():
                 column.resize(longest)
-            return where.mask(columns, longest)[:size]
+            return where.choose(columns, longest).first(size)
 
     def _refreshed(self, state: State, fields: frozenset[str]) -> dict[str, Column]:
         newest = state.meta.transaction

@@ -46,6 +46,7 @@ import numpy as np
 from vecstore.query import places
 from vecstore.query.columns import ORDER, Column, Mask, freeze, holds_instant, plain
 from vecstore.query.instants import Instant, instant, names_instant
+from vecstore.query.matching import Matching
 from vecstore.query.operands import (
     SHORT,
     Path,
@@ -219,6 +220,12 @@ class Where:
         >>> parse({"year": {"$gte": 2000}}).mask({"year": year}).tolist()
         [True, False, False]
         """
+        return self.choose(columns, size).mask()
+
+    def choose(
+        self, columns: Callable[[str], Column] | Mapping[str, Column], size: int | None = None
+    ) -> Matching:
+        """As ``mask``, in the form that costs least."""
         column = columns.__getitem__ if isinstance(columns, Mapping) else columns
         ready = {name: column(name) for name in sorted(self.fields)}
         sizes = {found.size for found in ready.values()} | ({size} if size is not None else set())
@@ -228,7 +235,7 @@ class Where:
                 if sizes
                 else "an expression without fields needs size=, the number of slots"
             )
-        return self._root.mask(ready, sizes.pop())
+        return Matching.of(self._root.mask(ready, sizes.pop()))
 
 
 def parse(expression: object) -> Where:

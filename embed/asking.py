@@ -15,6 +15,7 @@ from .errors import ModelError, shown
 from .mixing import Mixture, weighted
 from .model import Model
 from .registry import load
+from .versions import check
 
 _DEFAULT_K = 10
 
@@ -90,7 +91,7 @@ def agreed_model(pictures: vecstore.Collection, model: str | Model | None) -> Mo
     ...     agreed_model(pictures, "classic").name
     'classic'
     """
-    stored = made_with(pictures)
+    stored, libraries = _made_with(pictures)
     if model is None:
         model = "classic" if stored is None else stored.split(" ")[0]
     asked = load(model) if isinstance(model, str) else model
@@ -104,6 +105,7 @@ def agreed_model(pictures: vecstore.Collection, model: str | Model | None) -> Mo
             f"{shown(pictures.path)} holds {pictures.dtype} vectors of {pictures.dim} numbers, and the model "
             f"{asked.name!r} makes float32 ones of {asked.dim}"
         )
+    check(pictures, asked, libraries)
     return asked
 
 
@@ -116,5 +118,12 @@ def made_with(pictures: vecstore.Collection) -> str | None:
     1
     'faces 2'
     """
+    return _made_with(pictures)[0]
+
+
+def _made_with(pictures: vecstore.Collection) -> tuple[str | None, str]:
+    """The fingerprint, and the libraries that computed, where they matter."""
     first = next(iter(pictures.scan(where={"model": {"$exists": True}}, batch_size=1, vectors=False)), None)
-    return None if first is None else str(first.metadata["model"])
+    if first is None:
+        return None, ""
+    return str(first.metadata["model"]), str(first.metadata.get("libraries", ""))

@@ -13,6 +13,7 @@ from .errors import ModelError, shown
 from .extras import needed
 from .folding import folded
 from .network import Network
+from .versions import libraries
 from .weights import file_hash, hub_file, read_weights
 
 # Moves when a vector would.
@@ -69,6 +70,7 @@ class Classifier(Network):
         # Averaging hides what a decoder that stops early does to single pixels.
         self.enough = 2 * max(preset.resize_size)
         self.fingerprint = f"{name} weights={found[:16]} {_told(preset)} features={VERSION} unit"
+        self.libraries = libraries("torch", "torchvision", "pillow")
         self.settle(there, compile=compile)
 
     def fresh(self) -> Any:

@@ -16,6 +16,7 @@ from .errors import ModelError, shown
 from .extras import needed
 from .features import unit
 from .network import Network
+from .versions import libraries
 from .weights import file_hash
 
 PREFIX = "clip:"
@@ -73,6 +74,7 @@ class Clip(Network):
         kind = f"{'x'.join(map(str, sides))}-{seen['interpolation']}-{seen['resize_mode']}"
         colour = "/".join(f"{number:g}" for number in (*self.mean, *self.deviation))
         self.fingerprint = f"{self.name} weights={found[:16]} resize={kind} colour={colour} unit"
+        self.libraries = libraries("open_clip_torch", "torch", "torchvision", "pillow")
         self.settle(there, compile=compile, made=made)
 
     def fresh(self) -> Any:

@@ -24,12 +24,14 @@ class Model(ABC):
     """A model gives ``prepare`` and ``vectors``, and ``texts`` where it can; the rest is here.
 
     ``fingerprint`` tells apart models whose vectors must not be mixed: it names the model, its weights, its
-    preprocessing and its normalisation. ``enough`` is how many pixels a side needs at least: decoders stop there.
+    preprocessing and its normalisation. ``libraries`` are the packages that compute, with those parts of their versions that
+    might matter: they are kept beside the vectors. ``enough`` is how many pixels a side needs at least: decoders stop there.
     """
 
     name: str
     dim: int
     fingerprint: str
+    libraries: str = ""
     enough: int | None = None
     # How many pictures make a batch worth computing.
     batch: int = 64

@@ -100,6 +100,8 @@ class Reader:
             "mirrored_difference": f"{hashed.mirrored_difference:016x}",
             "model": self.model.fingerprint,
         }
+        if self.model.libraries:
+            metadata["libraries"] = self.model.libraries
         if self.thumbnails:
             metadata["thumbnail"] = base64.b64encode(encoded(picture.rgb, THUMBNAIL_SIDE)).decode()
         return prepared, metadata

@@ -300,3 +300,75 @@ def test_without_torch_the_extra_is_named() -> None:
     told = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
     assert "pip install 'vecstore-db[torch]'" in told[0]
     assert "pip install 'vecstore-db[clip]'" in told[1]
+
+
+# -- other versions of the libraries
+
+
+@pytest.fixture
+def indexed(hub: Any, tmp_path: Path) -> tuple[Path, Path]:
+    hub("resnet18")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed in range(4):
+        Image.fromarray(photo(seed)).save(folder / f"{seed}.png")
+    embed.index_folder(folder, tmp_path / "r.vec", "resnet18")
+    return folder, tmp_path / "r.vec"
+
+
+def later(change: Any = None) -> Any:
+    """The model as another version of torch would make it, which may compute something else."""
+    model = embed.load("resnet18")
+    model.libraries = "torch 99.1, torchvision 99.2, pillow 99.3"
+    if change is not None:
+        model.cut = change
+    return model
+
+
+def test_versions_are_kept_and_shown(
+    indexed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = indexed
+    model = embed.load("resnet18")
+    assert [part.split()[0] for part in model.libraries.split(", ")] == ["torch", "torchvision", "pillow"]
+    assert torch.__version__.startswith(model.libraries.split(", ")[0].split()[1])
+    assert main(["info", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["libraries"]) == (model.fingerprint, model.libraries)
+    assert main(["info", str(path)]) == 0
+    assert model.libraries in capsys.readouterr().out
+    assert embed.load("classic").libraries == ""
+
+
+def test_versions_that_change_nothing_are_taken(indexed: tuple[Path, Path]) -> None:
+    folder, path = indexed
+    Image.fromarray(photo(9)).save(folder / "9.png")
+    model = later()
+    assert embed.search(path, image=folder / "1.png", model=model, k=1).ids == [str(folder / "1.png")]
+    assert embed.index_folder(folder, path, model).added == 1
+    with vecstore.open(path, mode="r") as pictures:
+        assert pictures[str(folder / "9.png")].metadata["libraries"] == model.libraries
+        assert pictures[str(folder / "1.png")].metadata["libraries"] == embed.load("resnet18").libraries
+
+
+def test_versions_that_change_vectors_are_refused_by_name(indexed: tuple[Path, Path]) -> None:
+    folder, path = indexed
+    model = later(lambda picture: picture.resize((224, 224)).rotate(180))
+    for ask in (
+        lambda: embed.search(path, image=folder / "1.png", model=model),
+        lambda: embed.index_folder(folder, path, model),
+    ):
+        with pytest.raises(embed.ModelError, match=r"with 'torch \d.*and with 'torch 99.1, .* other vectors"):
+            ask()
+
+
+def test_versions_that_nothing_can_be_compared_for_are_told(indexed: tuple[Path, Path]) -> None:
+    folder, path = indexed
+    Image.fromarray(photo(9)).save(folder / "0.png")
+    for name in ("1.png", "2.png", "3.png"):
+        (folder / name).unlink()
+    model = later(lambda picture: picture.resize((224, 224)).rotate(180))
+    with pytest.warns(RuntimeWarning, match=r"made by 'resnet18' with 'torch .*, and this is 'torch 99"):
+        assert len(embed.search(path, image=photo(1), model=model)) == 4
+    # Once is enough.
+    assert len(embed.search(path, image=photo(1), model=model)) == 4

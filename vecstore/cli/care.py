@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import vecstore
 from vecstore.cli.output import Clock, add_command, duration, emit, megabytes, open_file, pairs, plural, whole
 
 
@@ -39,9 +40,19 @@ def add_commands(commands: Any) -> None:
 def info(options: argparse.Namespace) -> int:
     """Show the statistics."""
     with open_file(options.file) as collection:
-        found = collection.stats()
+        found = collection.stats() | _made_with(collection)
     emit(options, found, pairs(_rows(found)))
     return 0
+
+
+def _made_with(collection: vecstore.Collection) -> dict[str, str]:
+    """Of a collection of pictures: its model, and the libraries that computed where their versions might matter."""
+    try:
+        first = next(iter(collection.scan(batch_size=1, vectors=False)), None)
+    except vecstore.VecstoreError:  # What is damaged is for verify to tell; the statistics are there.
+        return {}
+    facts = {} if first is None else first.metadata
+    return {key: str(facts[key]) for key in ("model", "libraries") if key in facts and "content" in facts}
 
 
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:

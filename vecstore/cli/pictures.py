@@ -22,6 +22,7 @@ from vecstore.cli.output import (
 HIDDEN = (
     "thumbnail",
     "model",
+    "libraries",
     "content",
     "perceptual",
     "difference",

@@ -27,6 +27,8 @@ _OF_NEAR_HASHES = 8
 _ALL = 1 << 62
 _AS_THEY_ARE = ("perceptual", "difference")
 _SYMMETRIC = 4
+# A picture's mirror image near another, and a picture near another's mirror image: rounding makes that two questions.
+_TURNED = (("mirrored_", ""), ("", "mirrored_"))
 # What one hash takes for a copy, the other must not take for another picture. Of copies that were cut by a tenth 2 in 72 are lost
 # by it, of none that were altered otherwise; and of different drawings of one kind of thing 38 in 61 are.
 _MORE_BITS = 4
@@ -53,13 +55,13 @@ class Found(NamedTuple):
 
 
 class _Kind:
-    """A row of pictures under one kind of hash: the distinct hashes in a collection on disk, and who has each."""
+    """Some of a row of pictures under one kind of hash: the distinct hashes in a collection on disk, and who has each."""
 
-    def __init__(self, folder: str, name: str, hashed: Hashed, stack: ExitStack) -> None:
-        hashes, number = np.unique(hashed, return_inverse=True)
+    def __init__(self, folder: str, name: str, hashed: Hashed, places: Numbers, stack: ExitStack) -> None:
+        hashes, number = np.unique(hashed[places], return_inverse=True)
         self._count = len(hashed)
         # Sorted by hash, and by place within it: where those behind a place begin is found by halving.
-        self._keys = np.sort(number.reshape(-1).astype(np.int64) * self._count + np.arange(self._count))
+        self._keys = np.sort(number.reshape(-1).astype(np.int64) * self._count + places)
         path = os.path.join(folder, f"{name}.vec")
         opened = vecstore.open(path, dim=64, metric="hamming", dtype="binary", durability="none")
         self._hashes = stack.enter_context(opened)
@@ -68,6 +70,8 @@ class _Kind:
 
     def first(self, hashed: Hashed, behind: Numbers, bits: int) -> tuple[Found, NDArray[np.bool_]]:
         """Some of those behind the places that are near; and for which hashes there may be more."""
+        if not len(hashed) or not len(self._keys):
+            return Found(np.zeros(0, np.int64), np.zeros(0, np.int64)), np.zeros(len(hashed), np.bool_)
         batch = self._hashes.search(_packed(hashed), k=_NEAR_HASHES, radius=bits)
         asked, column = np.nonzero(batch.ids >= 0)
         number, apart = batch.ids[asked, column], batch.distances[asked, column]
@@ -101,6 +105,7 @@ class Candidates:
     near: Numbers
     mirrored: Numbers
     more: bool
+    more_mirrored: bool
 
 
 class Alike:
@@ -121,8 +126,11 @@ class Alike:
     def __enter__(self) -> Alike:
         self._stack = ExitStack()
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vecstore-hashes-"))
-        kinds = (*_AS_THEY_ARE, "mirrored_perceptual")
-        self._kinds = {name: _Kind(folder, name, self._hashed[name], self._stack) for name in kinds}
+        everyone = np.arange(len(self._lopsided))
+        kinds = dict.fromkeys(_AS_THEY_ARE, everyone) | {"mirrored_perceptual": np.flatnonzero(self._lopsided)}
+        self._kinds = {
+            name: _Kind(folder, name, self._hashed[name], places, self._stack) for name, places in kinds.items()
+        }
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -140,34 +148,59 @@ class Alike:
         both = Found(*(np.concatenate(sides) for sides in zip(*found, strict=True)))
         agreed = self._agreed(places[both.asked], both.places)
         near = _sorted(Found(both.asked[agreed], both.places[agreed]), len(places))
-        mirrored = _sorted(self._turned(places), len(places))
-        return [Candidates(*sides) for sides in zip(near, mirrored, more.tolist(), strict=True)]
+        turned, more_turned = self._turned(places)
+        mirrored = _sorted(turned, len(places))
+        return [
+            Candidates(*sides)
+            for sides in zip(near, mirrored, more.tolist(), more_turned.tolist(), strict=True)
+        ]
 
     def every(self, place: int) -> Numbers:
         """All those behind a place that may be copies as they are, nearest first."""
         found = [self._kinds[name].every(self._hashed[name][[place]], place, self._bits) for name in _AS_THEY_ARE]
-        places = np.concatenate(found)
-        places = places[np.sort(np.unique(places, return_index=True)[1])]
+        places = _once(np.concatenate(found))
         return places[self._agreed(np.full(len(places), place), places)]
 
-    def _turned(self, places: Numbers) -> Found:
-        """Those that are near a place's mirror image, or whose mirror image is near it: rounding makes that two questions."""
-        kept = []
-        for mine, theirs in (("mirrored_", ""), ("", "mirrored_")):
-            asked = self._hashed[f"{mine}perceptual"][places]
-            found = self._kinds[f"{theirs}perceptual"].first(asked, places, self._bits)[0]
-            one, other = places[found.asked], found.places
-            apart = differing(
-                self._hashed[f"{mine}difference"][one], self._hashed[f"{theirs}difference"][other]
+    def every_mirrored(self, place: int) -> Numbers:
+        """All those behind a place that may be its mirror images, nearest first."""
+        found = []
+        for mine, theirs in _TURNED:
+            if mine and not self._lopsided[place]:
+                continue
+            others = self._kinds[f"{theirs}perceptual"].every(
+                self._hashed[f"{mine}perceptual"][[place]], place, self._bits
             )
-            good = self._lopsided[one if mine else other] & (apart <= self._bits)
-            kept.append(Found(found.asked[good], other[good]))
-        return Found(*(np.concatenate(sides) for sides in zip(*kept, strict=True)))
+            found.append(others[self._mirrors(mine, theirs, np.full(len(others), place), others)])
+        return _once(np.concatenate(found))
+
+    def _turned(self, places: Numbers) -> tuple[Found, NDArray[np.bool_]]:
+        """Some that are near a place's mirror image, or whose mirror image is near it; and for which there may be more."""
+        kept, more = [], np.zeros(len(places), np.bool_)
+        for mine, theirs in _TURNED:
+            # The kind of mirrored hashes holds what is lopsided alone; so the pictures that ask by theirs must be, too.
+            asking = np.flatnonzero(self._lopsided[places]) if mine else np.arange(len(places))
+            hashed = self._hashed[f"{mine}perceptual"][places[asking]]
+            some, longer = self._kinds[f"{theirs}perceptual"].first(hashed, places[asking], self._bits)
+            asked = asking[some.asked]
+            good = self._mirrors(mine, theirs, places[asked], some.places)
+            kept.append(Found(asked[good], some.places[good]))
+            more[asking[longer]] = True
+        return Found(*(np.concatenate(sides) for sides in zip(*kept, strict=True))), more
+
+    def _mirrors(self, mine: str, theirs: str, one: Numbers, other: Numbers) -> NDArray[np.bool_]:
+        """Of pairs that one hash found, one of them mirrored: whether the other hash is as near."""
+        apart = differing(self._hashed[f"{mine}difference"][one], self._hashed[f"{theirs}difference"][other])
+        return apart <= self._bits
 
     def _agreed(self, one: Numbers, other: Numbers) -> NDArray[np.bool_]:
         """Of pairs that one hash found: whether no hash speaks against them."""
         apart = [differing(self._hashed[name][one], self._hashed[name][other]) for name in _AS_THEY_ARE]
         return np.maximum(*apart) <= self._bits + _MORE_BITS
+
+
+def _once(places: Numbers) -> Numbers:
+    """Each place once, where it stood first."""
+    return places[np.sort(np.unique(places, return_index=True)[1])]
 
 
 def _sorted(found: Found, count: int) -> list[Numbers]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,22 @@ class Confirming:
         rows /= np.where(length > 0, length, np.float32(1))
         return rows
 
-    def mirrored(self, place: int, others: Numbers) -> Distances:
-        """From a picture's mirror image, whose vector was never stored: the picture is read and mirrored for it."""
-        turned = self._turned(place)
-        if turned is not None:
-            apart: Distances = 1 - self.vectors(others) @ turned
-            return apart
-        sure = self._bits_turned(place, others) <= _SURE_BITS
-        return np.where(sure, self.radius, np.inf)
+    def near(self, place: int) -> Callable[[Numbers], Distances]:
+        """Distances of others from a picture."""
+        own = self.vectors(np.array([place]))[0]
+        return lambda others: 1 - self.vectors(others) @ own
+
+    def mirrored(self, place: int) -> Callable[[Numbers], Distances]:
+        """Distances from a picture's mirror image, whose vector was never stored: the picture is read for it, once."""
+        made = cache(lambda: self._turned(place))
+
+        def apart(others: Numbers) -> Distances:
+            turned = made()
+            if turned is not None:
+                return np.asarray(1 - self.vectors(others) @ turned)
+            return np.where(self._bits_turned(place, others) <= _SURE_BITS, self.radius, np.inf)
+
+        return apart
 
     def _turned(self, place: int) -> NDArray[np.float32] | None:
         if self._model is None:

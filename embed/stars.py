@@ -6,7 +6,9 @@ with each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ _HELD = 8192
 _AT_ONCE = 1024
 # Where one of so many candidates is a copy, those behind the first are looked at as well.
 _DENSE = 4
+
+_distance = attrgetter("distance")
 
 
 class Like(NamedTuple):
@@ -71,7 +75,7 @@ class Stars:
                 near = each.near[~self._taken[each.near]]
             if self._taken[place]:
                 continue
-            part.append((place, Candidates(near, each.mirrored, each.more)))
+            part.append((place, replace(each, near=near)))
             held += len(near) + 1
         if part:
             yield part
@@ -85,30 +89,33 @@ class Stars:
         places = candidates.near[~self._taken[candidates.near]]
         copies = self._within(places, 1 - vectors[np.searchsorted(held, places)] @ own, "near")
         if candidates.more and len(copies) * _DENSE >= len(places):
-            copies += self._rest(place, own, candidates.near)
-            copies.sort(key=lambda like: like.distance)
-        return copies
+            apart = self._confirming.near(int(self._row[place]))
+            copies += self._rest(self._alike.every(place), candidates.near, apart, "near")
+        return sorted(copies, key=_distance)
 
-    def _rest(self, place: int, own: NDArray[np.float32], seen: Numbers) -> list[Like]:
+    def _mirrored(self, place: int, candidates: Candidates) -> list[Like]:
+        places = candidates.mirrored[~self._taken[candidates.mirrored]]
+        if not len(places) and not candidates.more_mirrored:
+            return []
+        apart = self._confirming.mirrored(int(self._row[place]))
+        copies = self._within(places, apart(self._row[places]), "mirrored") if len(places) else []
+        if candidates.more_mirrored and len(copies) * _DENSE >= len(places):
+            copies += self._rest(self._alike.every_mirrored(place), candidates.mirrored, apart, "mirrored")
+        return sorted(copies, key=_distance)
+
+    def _rest(
+        self, every: Numbers, seen: Numbers, apart: Callable[[Numbers], Distances], kind: str
+    ) -> list[Like]:
         """Of a picture with very many copies, those that were not among the first; until hardly any of them is one."""
-        left = self._alike.every(place)
-        left = left[~self._taken[left] & ~np.isin(left, seen)]
+        left = every[~self._taken[every] & ~np.isin(every, seen)]
         copies: list[Like] = []
         for start in range(0, len(left), _AT_ONCE):
             places = left[start : start + _AT_ONCE]
-            found = self._within(places, 1 - self._confirming.vectors(self._row[places]) @ own, "near")
+            found = self._within(places, apart(self._row[places]), kind)
             copies += found
             if len(found) * 2 * _DENSE < len(places):
                 break
         return copies
-
-    def _mirrored(self, place: int, candidates: Candidates) -> list[Like]:
-        places = candidates.mirrored[~self._taken[candidates.mirrored]]
-        if not len(places):
-            return []
-        return self._within(
-            places, self._confirming.mirrored(int(self._row[place]), self._row[places]), "mirrored"
-        )
 
     def _within(self, places: Numbers, apart: Distances, kind: str) -> list[Like]:
         """Those that are near enough, nearest first; they are taken."""

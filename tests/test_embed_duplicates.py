@@ -156,6 +156,7 @@ def test_candidates_are_those_of_brute_force(file: str) -> None:
         with Alike(marks, row, 6) as alike:
             every = alike.of(row)
             one_by_one = [(place, other) for place in range(300) for other in alike.every(place).tolist()]
+            every_turned = [(place, other) for place in range(300) for other in alike.every_mirrored(place).tolist()]
         found = {(place, other) for place, each in enumerate(every) for other in each.near.tolist()}
         turned = {(place, other) for place, each in enumerate(every) for other in each.mirrored.tolist()}
         apart = {name: bits_apart(marks.hashes[name], marks.hashes[name]) for name in ("perceptual", "difference")}
@@ -170,10 +171,13 @@ def test_candidates_are_those_of_brute_force(file: str) -> None:
             bits_apart(marks.hashes["mirrored_difference"], marks.hashes["difference"]) <= 6
         )
         assert turned == {(i, j) for i, j in np.argwhere(both | both.T).tolist() if i < j}
+        assert not any(each.more_mirrored for each in every)
+        assert sorted(every_turned) == sorted(turned)
         # A picture that is its own mirror image has no other.
         marks.hashes["mirrored_perceptual"], marks.hashes["mirrored_difference"] = hashed, marks.hashes["difference"]
         with Alike(marks, row, 6) as alike:
-            assert not any(len(each.mirrored) for each in alike.of(row))
+            assert not any(len(each.mirrored) or each.more_mirrored for each in alike.of(row))
+            assert not any(len(alike.every_mirrored(place)) for place in range(300))
     assert len(expected) >= 50
     assert turned
 
@@ -206,6 +210,50 @@ def test_very_many_copies_take_no_more_time_than_few(tmp_path: Path) -> None:
     for group in found.groups[:50]:
         assert len({of[int(copy.id.removesuffix(".png"))] for copy in (group.kept, *group.copies)}) == 1
     assert found.seconds < 60
+
+
+def crowd(tmp_path: Path, mirrored: int, others: int) -> tuple[str, str]:
+    """A picture, so many mirror images of it, and so many others that have the hashes of its mirror images."""
+    picture = tmp_path / "one.png"
+    drawn(1, 200, 160).save(picture)
+    path = str(tmp_path / "crowd.vec")
+    embed.index_folder(tmp_path, path)
+    random = np.random.default_rng(0)
+    with vecstore.open(path) as c:
+        row = c[str(picture)].metadata
+        turned = embed.load("classic").images([np.asarray(drawn(1, 200, 160))[:, ::-1]])[0]
+        rows = [
+            row
+            | {name: f"{int(row[f'mirrored_{name}'], 16) ^ 1 << n % 3:016x}" for name in ("perceptual", "difference")}
+            | {f"mirrored_{name}": row[name] for name in ("perceptual", "difference")}
+            | {"content": f"{n << 192:064x}", "width": 9}
+            for n in range(mirrored + others)
+        ]
+        vectors = random.normal(size=(len(rows), c.dim))
+        # The others, which are larger, come first where candidates are looked at.
+        for n in range(others, len(rows)):
+            vectors[n], rows[n]["width"] = turned + random.normal(size=c.dim) * 1e-3, 8
+        c.add([f"{tmp_path}/{n}.png" for n in range(len(rows))], vectors, rows)
+    return path, str(picture)
+
+
+def test_a_crowd_of_mirror_images_is_one_group(tmp_path: Path) -> None:
+    path, picture = crowd(tmp_path, 3000, 0)
+    [group] = embed.dedupe(path, radius=0.1).groups
+    assert group.kept.id == picture
+    assert [copy.kind for copy in group.copies] == ["mirrored"] * 3000
+    distances = [copy.distance for copy in group.copies]
+    assert distances == sorted(distances)
+
+
+def test_where_hardly_one_of_a_crowd_is_a_copy_the_first_are_compared(tmp_path: Path) -> None:
+    """The bound that the documentation names: thousands that share a hash and are no copies are not compared each with each."""
+    path, _ = crowd(tmp_path, 30, 2000)
+    found = embed.dedupe(path, radius=0.1)
+    [group] = found.groups
+    assert {copy.kind for copy in group.copies} == {"near"}  # the thirty are copies of each other, and no others are
+    assert len(group.copies) == 29
+    assert found.seconds < 30
 
 
 # -- what becomes of them

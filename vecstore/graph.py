@@ -385,18 +385,23 @@ class _Sample:
         """What a query from outside would find of its k neighbours.
 
         A walk that finds the vector itself has its best edges from there, and finds too much; one that must
-        leave it out lacks the node that its neighbours are linked by, and finds too little. Real queries lie
-        midway, within a point, on every set that was tried.
+        leave it out lacks the node that its neighbours are linked by, and finds too little. Among numbers real
+        queries lie midway, within a point, on every set that was tried. Among bits they do little better than
+        a walk that leaves itself out, or no better.
         """
-        search, threads = self.walker.search, self.threads
+        low = self._found(k, alone, self.nodes)
+        if self.walker.settings.dtype == "binary":
+            return low
+        return (low + self._found(k, with_own, None)) / 2
+
+    def _found(self, k: int, reach: Reach, skips: Numbers | None) -> float:
+        wanted = k if skips is not None else k + 1
         bounds = self.truth[:, k - 1]
         bounds = bounds + 1e-9 * np.abs(bounds) + self.rounding
-        slots, distances, sizes, _ = search(
-            self.queries, k, alone, self.mask, threads, exact.executor, self.nodes
+        slots, distances, sizes, _ = self.walker.search(
+            self.queries, wanted, reach, self.mask, self.threads, exact.executor, skips
         )
-        low = _share(slots, distances, sizes, self.slots, bounds, k)
-        slots, distances, sizes, _ = search(self.queries, k + 1, with_own, self.mask, threads, exact.executor)
-        return (low + _share(slots, distances, sizes, self.slots, bounds, k)) / 2
+        return _share(slots, distances, sizes, self.slots, bounds, k)
 
 
 def _share(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bits import hamming_row, jaccard_row
+from .bits import hamming_row, jaccard_whole
 from .compile import helper
 from .memory import address_of, element, pointer
 
@@ -20,7 +20,7 @@ def apart(tag, metric, row, query, dim):
     if metric == _HAMMING:
         return np.float64(hamming_row(row, address_of(query), (dim + 7) // 8))
     if metric == _JACCARD:
-        return np.float64(jaccard_row(row, address_of(query), (dim + 7) // 8))
+        return jaccard_whole(row, address_of(query), (dim + 7) // 8)
     start = pointer(row, tag)
     product = 0.0
     if metric == _L2:

@@ -39,7 +39,8 @@ def hamming_row(row, query, n_bytes):
 
 
 @helper
-def jaccard_row(row, query, n_bytes):
+def jaccard_whole(row, query, n_bytes):
+    """Jaccard's distance in float64, as a scan's last comparison has it."""
     words = n_bytes // 8
     row_words, query_words = as_uint64(row), as_uint64(query)
     common = types.uint64(0)
@@ -52,8 +53,13 @@ def jaccard_row(row, query, n_bytes):
         u, v = load(as_uint8(row), j), load(as_uint8(query), j)
         common += popcount(types.uint64(u & v))
         union += popcount(types.uint64(u | v))
+    return 1.0 - np.float64(common) / np.float64(union) if union > 0 else 0.0
+
+
+@helper
+def jaccard_row(row, query, n_bytes):
     # The quotient is rounded once, from integers: the same value on every processor.
-    return np.float32(1.0 - np.float64(common) / np.float64(union)) if union > 0 else np.float32(0)
+    return np.float32(jaccard_whole(row, query, n_bytes))
 
 
 # --- eight at a time ---------------------------------------------------------------------------------------

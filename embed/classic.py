@@ -13,7 +13,6 @@ from .model import Model
 from .resize import VERSION as RESIZE_VERSION
 from .resize import resize
 
-_PARTS = (features.colours, features.edges, features.layout)
 # Measured on photographs of ten classes and on altered copies of 200 others: edges tell classes apart best, and
 # see copies without colour; colours and layout tell apart what has no clear edges.
 WEIGHTS = (0.41, 0.82, 0.41)
@@ -50,6 +49,6 @@ class Classic(Model):
         >>> Classic().vectors(np.zeros((2, 64, 64, 3), np.uint8)).shape
         (2, 1024)
         """
-        pictures = np.stack(prepared)
-        parts = [weight * part(pictures) for weight, part in zip(WEIGHTS, _PARTS, strict=True)]
-        return features.unit(np.concatenate(parts, axis=1))
+        parts = features.parts(np.stack(prepared))
+        weighted = [weight * part for weight, part in zip(WEIGHTS, parts, strict=True)]
+        return features.unit(np.concatenate(weighted, axis=1))

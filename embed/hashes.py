@@ -47,8 +47,9 @@ def hashes_of(rgb: NDArray[np.uint8]) -> Hashes:
     0
     """
     light = _grey(resize(rgb, 2 * _SIDE, 2 * _SIDE))
-    mirrored = np.ascontiguousarray(light[:, ::-1])
-    return Hashes(_perceptual(light), _difference(light), _perceptual(mirrored), _difference(mirrored))
+    # Resizing and mirroring may change places: what is added up are the same whole numbers.
+    small, tiny = resize(light, _SIDE, _SIDE)[:, :, 0], resize(light, 8, 9)[:, :, 0]
+    return Hashes(*(hashed(seen[:, ::way]) for way in (1, -1) for hashed, seen in ((_perceptual, small), (_difference, tiny))))
 
 
 def differing_bits(one: int, other: int) -> int:
@@ -61,20 +62,22 @@ def differing_bits(one: int, other: int) -> int:
 
 
 def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    whole = rgb.astype(np.int32) @ np.array([299, 587, 114], np.int32)
-    return ((whole + 500) // 1000).astype(np.uint8)[:, :, None]
+    red, green, blue = rgb.transpose(2, 0, 1).astype(np.int32)
+    whole = 299 * red + 587 * green + 114 * blue
+    light: NDArray[np.uint8] = ((whole + 500) // 1000).astype(np.uint8)
+    return light[:, :, None]
 
 
-def _difference(light: NDArray[np.uint8]) -> int:
-    small = resize(light, 8, 9)[:, :, 0].astype(np.int16)
-    return _as_number(small[:, 1:] > small[:, :-1])
+def _difference(tiny: NDArray[np.uint8]) -> int:
+    return _as_number(tiny[:, 1:] > tiny[:, :-1])
 
 
-def _perceptual(light: NDArray[np.uint8]) -> int:
-    small = resize(light, _SIDE, _SIDE)[:, :, 0].astype(np.float64)
-    waves = _COSINES @ small @ _COSINES.T
+def _perceptual(small: NDArray[np.uint8]) -> int:
+    waves = _COSINES @ small.astype(np.float64) @ _COSINES.T
     # The mean brightness says nothing of the picture's shapes, and would outweigh all else.
-    return _as_number(waves > np.median(waves.ravel()[1:]))
+    others = waves.ravel()[1:]
+    middle = len(others) // 2
+    return _as_number(waves > np.partition(others, middle)[middle])
 
 
 def _as_number(bits: NDArray[np.bool_]) -> int:

@@ -40,15 +40,23 @@ def _covered(rows: NDArray[Any], new: int, most: int) -> NDArray[Any]:
     # Half the bits take half the time, where the largest sum has room in them.
     kind = np.int32 if most * old * new < 1 << 31 else np.int64
     whole, part = np.divmod(np.arange(new + 1) * old, new)
-    cut = rows[np.minimum(whole, old - 1)].astype(kind) * part[:, None].astype(kind)
+    cut = rows[np.minimum(whole, old - 1)].astype(kind)
+    cut *= part[:, None].astype(kind)
+    start, count = whole[:-1], np.diff(whole)
+    sums = np.zeros((new, rows.shape[1]), kind)
     if old < _MANY * new:
-        until = np.zeros((old + 1, rows.shape[1]), kind)
-        np.cumsum(rows, axis=0, dtype=kind, out=until[1:])
-        return np.diff(until[whole] * kind(new) + cut, axis=0)
-    # The same sums, a new row at a time: of a large picture, what is added up stays in the cache.
-    sums = np.empty((new, rows.shape[1]), kind)
-    for place in range(new):
-        np.sum(rows[whole[place] : whole[place + 1]], axis=0, dtype=kind, out=sums[place])
+        # All first rows at once, then all second ones, as far as there are any.
+        for step in range(int(count.max())):
+            there = np.flatnonzero(count > step)
+            if len(there) == new:
+                sums += rows[start + step]
+            else:
+                sums[there] += rows[start[there] + step]
+    else:
+        # The same sums, a new row at a time: of a large picture, what is added up stays in the cache.
+        for place in range(new):
+            np.sum(rows[whole[place] : whole[place + 1]], axis=0, dtype=kind, out=sums[place])
     sums *= kind(new)
-    sums += np.diff(cut, axis=0)
+    sums += cut[1:]
+    sums -= cut[:-1]
     return sums

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
 import importlib
 import io
 import pkgutil
@@ -16,6 +17,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image", reason="the extra `images` (Pillow) is not installed")
 
 from vecstore import embed  # noqa: E402
+from vecstore.embed.resize import resize  # noqa: E402
 
 
 def drawn(seed: int) -> np.ndarray:
@@ -71,6 +73,19 @@ def test_hashes_of_copies_are_near_and_of_mirror_images_too() -> None:
     assert embed.differing_bits(one.perceptual, other.perceptual) > 12
     assert mirrored.perceptual == one.mirrored_perceptual
     assert mirrored.difference == one.mirrored_difference
+
+
+def test_vectors_hashes_and_sizes_are_those_of_their_version() -> None:
+    """Whoever makes this fail moves a version, for collections to notice: `features.VERSION` or `resize.VERSION`."""
+    vectors = embed.load("classic").images([drawn(1), drawn(2)])
+    seen = vectors @ np.cos(np.outer(np.arange(1024), np.arange(1, 6)))
+    expected = [[-0.118505, -0.979364, 0.480424, -0.231203, 0.572108], [-0.764689, -0.106228, 0.011321, -0.5998, 0.249011]]
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    hashes = 0xBB89A98ED0463B3A, 0x31B1B0C3C1E0D19, 0xEEDCFCDA85120C4A, 0x3070603030B07
+    assert embed.hashes(drawn(1)) == embed.Hashes(*hashes)
+    sizes = {(64, 64): "dcca3cbe900dd789", (200, 31): "296c9d8cb1dfe764", (7, 300): "fbd9b52d89bc9b19"}
+    for size, digest in sizes.items():
+        assert hashlib.sha256(resize(drawn(3), *size).tobytes()).hexdigest().startswith(digest)
 
 
 def test_models_that_are_not_there() -> None:

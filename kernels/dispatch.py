@@ -37,6 +37,8 @@ _CPU = (
     "beam", "checksum", "chosen", "distance", "ends", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
     "scan", "select", "tile",
 )  # fmt: skip
+# Loaded with whichever kernel is first, and with it Numba.
+_COMPILE = f"{__package__}.cpu.compile"
 _CUDA = ("beam", "card", "coder", "gram", "leaf", "norms", "prune", "scan", "select", "tile")
 
 
@@ -92,7 +94,7 @@ def _checksum_kernels() -> ModuleType | None:
 
 def fetch_kernels() -> ModuleType | None:
     """The kernel that copies records, where something else has paid for importing Numba already."""
-    return _import_fetch() if f"{__package__}.cpu.compile" in sys.modules else None
+    return _import_fetch() if _COMPILE in sys.modules else None
 
 
 @functools.cache
@@ -107,7 +109,7 @@ def expect_many_checksums() -> None:
 
 def packing_kernels(*, many: bool = False) -> ModuleType | None:
     """Those for the records of bulk loads: imported for many, or where something else has paid for Numba already."""
-    if not many and f"{__package__}.cpu.compile" not in sys.modules:
+    if not many and _COMPILE not in sys.modules:
         return None
     return importlib.import_module(f"{__package__}.cpu.packing")
 

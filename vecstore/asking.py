@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -171,7 +170,7 @@ class Asking(Handle):
             left_out = np.unique(answers.slots_of(blocks, inputs.check_ids(ids)))
             asked = Asked(limit, None, filter_, recall, None, exact, self._threads)
             assert limit is not None
-            wanted = replace(asked, k=limit + left_out.size)
+            wanted = asked._replace(k=limit + left_out.size)
             [(slots, distances)], _ = self._planner.answer(blocks, query, None, wanted)
             others = np.flatnonzero(np.isin(slots, left_out, invert=True))[:limit]
             return answers.hits_of_one(blocks, (slots[others], distances[others]))

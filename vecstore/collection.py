@@ -405,12 +405,13 @@ class Collection(Asking, Caring):
         queries: NDArray[Any] | None = None
         single = True
         filter_ = None if where is None else parse(where)
-        if id is None and (filter_ is not None or not self._plain(query)):
+        vector = query if self._plain(query) else None
+        if id is None and (vector is None or filter_ is not None):
             queries, single = inputs.check_queries(query, self._settings)
+            if vector is None and single:
+                vector = np.require(queries[0], requirements=("C", "A"))
         varied = group_by is not None or diversity is not None
-        plain = limit is not None and radius is None and not exact and not varied
-        if id is None and single and limit is not None and plain:
-            vector = query if queries is None else np.require(queries[0], requirements=("C", "A"))
+        if vector is not None and limit is not None and radius is None and not (exact or varied):
             hits = self._glance(vector, Asked(limit, None, filter_, recall, search_list, False, workers))
             if hits is not None:
                 return hits
@@ -451,12 +452,12 @@ class Collection(Asking, Caring):
         state = None if opened is None or self._in_transaction() else opened.glance()
         if opened is None or state is None:
             return None
-        with contextlib.suppress(VecstoreError):
+        try:
             found = self._planner.answer_one(state, query, asked)
             hits = None if found is None else answers.hits_of_one(state, found, cold=self._planner.cold(state))
-            if opened.newest_is(state.meta.transaction):
-                return hits
-        return None
+        except VecstoreError:
+            return None
+        return hits if opened.newest_is(state.meta.transaction) else None
 
     def radius(
         self,

@@ -139,12 +139,15 @@ def check_vectors(vectors: object, settings: Settings, *, single: bool) -> NDArr
 
 def check_queries(vectors: object, settings: Settings) -> tuple[NDArray[Any], bool]:
     """(queries, whether it was a single one): float32, or packed bits; a query need not fit the dtype."""
-    if type(vectors) is np.ndarray and vectors.dtype == np.float32 and vectors.shape == (settings.dim,):
-        with np.errstate(over="ignore", invalid="ignore"):
-            square = vectors.dot(vectors)
-        # Nothing infinite or NaN has a finite square: where there is one, there is nothing to complain of.
-        if 0 < square < np.inf and settings.dtype != "binary":
-            return np.ascontiguousarray(vectors).reshape(1, -1), True
+    if (
+        type(vectors) is np.ndarray
+        and vectors.dtype == np.float32
+        and vectors.shape == (settings.dim,)
+        and settings.dtype != "binary"
+        # Nothing infinite or NaN has a finite square, and `vdot` warns of none.
+        and 0 < np.vdot(vectors, vectors) < np.inf
+    ):
+        return np.ascontiguousarray(vectors).reshape(1, -1), True
     array = _as_array(vectors)
     single = array.ndim == 1
     if settings.dtype == "binary":

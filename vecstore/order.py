@@ -7,7 +7,6 @@ given is complete, to the recall target where a walk ended it and without a gap 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def answer(
         return planner.answer(blocks, queries, own, asked)
     if asked.k is not None:
         # The nearest few are found more surely among some more.
-        nearest = replace(asked, k=max(asked.k, _WIDTHS[0]), radius=None)
+        nearest = asked._replace(k=max(asked.k, _WIDTHS[0]), radius=None)
         if not planner.walks(blocks, nearest):
             return planner.answer(blocks, queries, own, asked)
         found, effort = planner.answer(blocks, queries, own, nearest)
@@ -51,7 +50,7 @@ def _within(
     left = np.arange(len(queries))
     effort: Effort | None = None
     for width in _WIDTHS:
-        nearest = replace(asked, k=width, radius=None)
+        nearest = asked._replace(k=width, radius=None)
         if not left.size or not planner.walks(blocks, nearest):
             break
         found, more = planner.answer(blocks, queries[left], None if own is None else own[left], nearest)
@@ -85,11 +84,11 @@ def in_order(
     given = np.zeros(0, dtype=np.int64)
     for k in _portions(planner, blocks, asked):
         if k is not None:
-            wanted = replace(asked, k=k, radius=None)
+            wanted = asked._replace(k=k, radius=None)
         elif asked.radius is not None:
-            wanted = replace(asked, k=None, exact=True)
+            wanted = asked._replace(k=None, exact=True)
         else:
-            wanted = replace(asked, k=None, exact=True, radius=np.inf)
+            wanted = asked._replace(k=None, exact=True, radius=np.inf)
         [found], _ = planner.answer(blocks, query, own, wanted)
         complete = k is None or found[0].size < k
         if asked.radius is not None and k is not None:
@@ -108,7 +107,7 @@ def _portions(planner: Planner, blocks: Blocks, asked: Asked) -> Iterator[int | 
     """How many are asked for at a time; None for all of them."""
     yield _FIRST
     most = min(MOST_WALKED, blocks.header.records // 10)
-    if most > _FIRST and planner.walks(blocks, replace(asked, k=most, radius=None)):
+    if most > _FIRST and planner.walks(blocks, asked._replace(k=most, radius=None)):
         yield most
     elif blocks.header.records > _SCANNED:
         yield _SCANNED

@@ -6,7 +6,6 @@ Where there is a graph it is walked from each record; else tiles of vectors are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,7 +55,7 @@ def near(planner: Planner, blocks: Blocks, radius: float, asked: Asked) -> Itera
     slots = np.flatnonzero(mask).astype(np.int64)
     nearest: Nearest
     for part in batches(slots, _BATCH):
-        if planner.walks(blocks, replace(asked, k=_WIDTHS[0])):
+        if planner.walks(blocks, asked._replace(k=_WIDTHS[0])):
             nearest = partial(_walked, planner, blocks, part, asked)
         else:
             # Each record is compared with those behind it: the others were compared with it before.
@@ -97,7 +96,7 @@ def _walked(
     width: int | None,
     radius: float,
 ) -> Sequence[Found]:
-    wanted = replace(asked, k=width, radius=radius if width is None else None)
+    wanted = asked._replace(k=width, radius=radius if width is None else None)
     slots = part[left]
     return planner.answer(blocks, answers.queries_of(blocks, slots), slots, wanted)[0]
 

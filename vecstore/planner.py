@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ from vecstore.storage.state import Blocks, Numbers, State
 _MOST_WAYS = 32
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What a search wants, besides its queries."""
 
     k: int | None

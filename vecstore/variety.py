@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def answer(
     if way.group_by is not None and way.diversity is not None:
         raise InvalidArgumentError("group_by and diversity answer two questions: ask one at a time")
     if asked.k is None:
-        asked = replace(asked, k=DEFAULT_K)
+        asked = asked._replace(k=DEFAULT_K)
     found = []
     for row in range(len(queries)):
         query, mine = queries[row : row + 1], None if own is None else own[row : row + 1]
@@ -92,7 +92,7 @@ def _grouped(
         # Rather than wait for the last of a group that is far away, only the groups are looked at.
         values = [group.value for group in groups.values()]
         theirs = parse({"$and": [{} if where is None else where, {by: {"$in": values}}]})
-        members = _values(planner, blocks, query, own, replace(asked, where=theirs), by)
+        members = _values(planner, blocks, query, own, asked._replace(where=theirs), by)
         groups = _gathered(members, len(groups), size, None)
     slots = np.array([slot for group in groups.values() for slot in group.slots], dtype=np.int64)
     distances = np.array([distance for group in groups.values() for distance in group.distances])
@@ -126,7 +126,7 @@ def _values(
     planner: Planner, blocks: Blocks, query: NDArray[Any], own: Numbers | None, asked: Asked, by: str
 ) -> Iterator[tuple[int, float, Any]]:
     """Each answer in order with its value of a field, where it has one."""
-    portions = order.in_order(planner, blocks, query, own, replace(asked, k=None))
+    portions = order.in_order(planner, blocks, query, own, asked._replace(k=None))
     # Not pages, which would ask for the next portion before this one is read.
     parts = (part for portion in portions for part in order.pages(iter([portion]), _READ))
     for slots, distances in parts:
@@ -156,7 +156,7 @@ def _diverse(
     """Maximal marginal relevance: each next hit is near the query and, by this share, far from the hits before it."""
     assert asked.k is not None
     pool = max(_CHOSEN_OF * asked.k, _LEAST)
-    [(slots, distances)], _ = order.answer(planner, blocks, query, own, replace(asked, k=pool))
+    [(slots, distances)], _ = order.answer(planner, blocks, query, own, asked._replace(k=pool))
     if not slots.size:
         return slots, distances
     settings = blocks.header.settings

@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 
 from .ahead import will_need
-from .compile import compiled, helper, reads, writes
+from .compile import compiled, helper, reads, trusting, writes
 from .memory import address_of, as_uint16, as_uint32, as_uint64, copy, load, prefetch
 
 DONE, UNKNOWN_SLOTS, UNKNOWN_RECORDS, TOO_SMALL, LONG_RECORD, UNSOUND = range(6)
@@ -127,3 +127,9 @@ def fetch() -> Any:
     i64, u8, u64 = types.int64, types.uint8, types.uint64
     blocks = (reads(u64), reads(u64), i64, i64, i64, i64)
     return compiled(_fetch, reads(i64), *blocks, writes(i64), writes(u8), writes(i64), writes(u8))
+
+
+@functools.cache
+def fetch_trusting() -> Any:
+    """As `fetch`, where all that is handed over is what it takes: contiguous, and of the right types."""
+    return trusting(fetch())

@@ -32,8 +32,9 @@ class Single:
     """Searches for k neighbours of one vector, as far as one reach. Threads may share it."""
 
     def __init__(self, walk: Walk, mask: NDArray[np.uint8], others: NDArray[np.int64], k: int, reach: Reach, wanted: int) -> None:
-        self._beam = dispatch.cpu().beam
-        self._kernel = self._beam.search_one(walk.settings.dtype)
+        kernels = dispatch.cpu()
+        self._beam = kernels.beam
+        self._kernel = kernels.compile.trusting(self._beam.search_one(walk.settings.dtype))
         self._given = walk.frame, walk.weights, walk.codec, mask, others
         self._reach = reach.near, reach.room, reach.slack, reach.reranked, wanted
         self._cold, self._watch = walk.frame["cold"], walk.watch

@@ -96,7 +96,7 @@ def _fetch(kernels: Any, state: State, slots: Numbers, *, cold: bool) -> Fetched
     count = slots.size
     marks, ends, text = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.uint8)
     packed = np.empty(min(count * tables.likely_bytes, _MOST_GUESSED), np.uint8)
-    run = kernels.fetch()
+    run = kernels.fetch_trusting()
     while True:
         code, size, texts = run(
             slots, tables.slot_blocks, tables.record_blocks, *tables.sizes, cold, marks, text, ends, packed

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from ..dispatch import cpu_target
-from .compile import compiled, helper, reads, writes
+from .compile import compiled, helper, maker, reads, writes
 from .memory import address_of, as_float32
 from .microkernel import DEPTH, score_tile
 
@@ -21,7 +21,7 @@ _LANES = cpu_target().lanes
 _LINE = 64
 
 
-@helper
+@maker
 def _aligned(n):
     raw = np.zeros(n + _LINE // 4, np.float32)
     skip = -address_of(raw) % _LINE // 4
@@ -33,7 +33,7 @@ def padded(dim):
     return (dim + DEPTH - 1) // DEPTH * DEPTH
 
 
-@helper
+@maker
 def panels_of(columns):
     """Vectors as the tile wants its columns: `[panel][dimension][lane]`, zeros added."""
     count, dim = columns.shape
@@ -48,7 +48,7 @@ def panels_of(columns):
     return panels
 
 
-@helper
+@maker
 def norms_of(vectors):
     norms = np.empty(len(vectors), np.float32)
     for i in range(len(vectors)):
@@ -59,7 +59,7 @@ def norms_of(vectors):
     return norms
 
 
-@helper
+@maker
 def table(rows, row_norms, panels, column_norms, out):
     """out[i, j] = |rows[i] - columns[j]|**2, not below zero."""
     dim = rows.shape[1]

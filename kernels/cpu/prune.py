@@ -51,7 +51,8 @@ def prune(vectors, ids, distances, count, alpha, near, edges):
                 clear = False
                 break
         if clear:
-            near[size] = candidate
+            for j in range(dim):
+                near[size, j] = candidate[j]
             edges[size] = ids[a]
             size += 1
             if size == len(edges):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..dispatch import cpu_target
 from .bits import hamming_rows, jaccard_row
-from .compile import compiled, helper, reads, writes
+from .compile import compiled, helper, maker, reads, writes
 from .distance import LARGEST, SMALLEST, squared_norm
 from .memory import address_of, as_float32, element, element_tag, lowest_bit, pointer, prefetch
 from .microkernel import DEPTH, score_tile, widen_block
@@ -39,7 +39,7 @@ _LINE = 64
 # --- gathering -------------------------------------------------------------------------------------------
 
 
-@helper
+@maker
 def _aligned(n):
     raw = np.zeros(n + _LINE // 4, np.float32)
     skip = -address_of(raw) % _LINE // 4

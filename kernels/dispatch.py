@@ -102,6 +102,16 @@ def _import_fetch() -> ModuleType:
     return importlib.import_module(f"{__package__}.cpu.fetch")
 
 
+def mark_kernels() -> ModuleType | None:
+    """The kernel that makes masks of slots, where something else has paid for importing Numba already."""
+    return _import_marks() if f"{__package__}.cpu.compile" in sys.modules else None
+
+
+@functools.cache
+def _import_marks() -> ModuleType:
+    return importlib.import_module(f"{__package__}.cpu.marks")
+
+
 def expect_many_checksums() -> None:
     """Import the compiled checksums now: a write that is large enough earns that back."""
     importlib.import_module(f"{__package__}.cpu.checksum")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vecstore.query import columns, where
+from vecstore.kernels import dispatch
+from vecstore.query import columns, frozen, nodes, ranks, where
 from vecstore.query.columns import Column
 from vecstore.storage.values import MISSING, extract
 
@@ -222,12 +225,117 @@ expressions = st.recursive(
 )
 
 
+@contextlib.contextmanager
+def told(few: int, asked: int = 1, masks: int = 3) -> Iterator[None]:
+    """Slots are told one by one where they are one in `few`, and kept in order from so many questions on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "FEW", few)
+        patch.setattr(ranks, "_MASKS", masks)
+        patch.setattr(ranks, "_ROWS", masks)
+        patch.setattr(nodes, "_FEW_TO_SORT", 2 * few)
+        patch.setattr(ranks, "_FIRST_TIME", asked)
+        patch.setattr(ranks, "_AFTER_A_CHANGE", asked)
+        yield
+
+
+# Nearly all as slots, some, and hardly any.
+fews = st.sampled_from([1, 3, 10**6])
+
+
+def check(parsed: where.Where, ready: dict[str, Column], size: int, expected: list[bool]) -> None:
+    """In the form that costs least, as a mask, and at some slots."""
+    chosen = parsed.choose(ready, size)
+    assert chosen.size == size
+    if chosen.slots is not None:
+        assert chosen.slots.dtype == np.int32
+        assert sorted(chosen.slots.tolist()) == np.flatnonzero(expected).tolist()
+        assert chosen.count == sum(expected)
+    assert chosen.mask().tolist() == expected
+    half = size // 2
+    assert chosen.first(half).mask().tolist() == expected[:half]
+    some = np.arange(size, dtype=np.int32)[::-2]
+    assert parsed._root.at(ready, some).tolist() == [expected[slot] for slot in some]
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.lists(records, max_size=8), expressions)
 def test_masks_single_records_and_a_naive_reading_agree(
     some: list[dict[str, Any] | None], expression: dict[str, Any]
 ) -> None:
     assert mask(expression, some) == [naive(expression, record or {}) for record in some]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.lists(records, min_size=1, max_size=12), min_size=1, max_size=3),
+    st.lists(expressions, min_size=1, max_size=3),
+    fews,
+    st.sampled_from([1, 2]),
+)
+def test_what_is_chosen_in_every_form_before_and_after_changes(
+    versions: list[list[dict[str, Any]]], asked: list[dict[str, Any]], few: int, often: int
+) -> None:
+    size = max(map(len, versions))
+    parsed = [where.parse(expression) for expression in asked]
+    ready = {name: Column(size) for one in parsed for name in one.fields}
+    now: list[dict[str, Any]] = [{}] * size
+    with told(few, often):
+        for some in versions:
+            now[: len(some)] = some
+            for name, column in ready.items():
+                column.put(np.arange(len(some)), [extract(record, name) for record in some])
+            for _ in range(often + 1):
+                for one, expression in zip(parsed, asked, strict=True):
+                    check(one, ready, size, [naive(expression, record) for record in now])
+
+
+numbers = st.lists(st.integers(0, 30) | st.just(MISSING) | st.sampled_from(["a", "b", "c", True, None]), max_size=200)
+bounds = st.fixed_dictionaries({}, optional=dict.fromkeys(columns.ORDER, st.integers(-1, 31))).filter(bool)
+
+
+@settings(max_examples=300, deadline=None)
+@given(numbers, st.lists(bounds | st.sampled_from(["a", 3]), min_size=1, max_size=3), fews, st.sampled_from([1, 4, 32]))
+def test_ranges_among_many_slots(values: list[Any], asked: list[Any], few: int, masks: int) -> None:
+    """Long enough for masks that are known to differ from those asked for, at both ends."""
+    column = Column(len(values) + 5)
+    column.put(np.arange(len(values)), values)
+    records = [{} if value is MISSING else {"f": value} for value in values] + [{}] * 5
+    with told(few, masks=masks):
+        for joined in ("$and", "$or"):
+            expression = {joined: [{"f": one} for one in asked]}
+            matching = [naive({"$and": [expression]}, record) for record in records]
+            check(where.parse(expression), {"f": column}, column.size, matching)
+
+
+def test_without_compiled_kernels_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    column = Column(5_000)
+    column.put(np.arange(5_000), [slot * 7 % 1000 for slot in range(5_000)])
+    wanted = where.parse({"f": {"$in": [*range(0, 1000, 2), 7, 2000]}})
+    marked = wanted.mask({"f": column})
+    assert marked.tolist() == [slot * 7 % 1000 in {*range(0, 1000, 2), 7} for slot in range(5_000)]
+    for kernels in (None, dispatch.cpu() and dispatch._import_marks()):
+        monkeypatch.setattr(dispatch, "mark_kernels", lambda kernels=kernels: kernels)
+        assert (wanted.mask({"f": column}) == marked).all()
+
+
+def test_slots_are_kept_in_order_where_that_is_worth_it() -> None:
+    column = Column(1_000)
+    column.put(np.arange(1_000), list(range(1_000)))
+    before, narrow = column.nbytes, where.parse({"f": {"$gte": 990}})
+    assert narrow.choose({"f": column}).slots is None
+    assert column.nbytes == before
+    slots = narrow.choose({"f": column}).slots
+    assert slots is not None
+    assert slots.tolist() == list(range(990, 1_000))
+    assert column.nbytes > before
+    with pytest.raises(ValueError, match="read-only"):
+        slots[0] = 1
+    # What changes between any two questions is never sorted.
+    for number in range(40):
+        column.put([5], [number])
+        assert column.nbytes == before
+        assert narrow.choose({"f": column}).slots is None
+    assert slots.tolist() == list(range(990, 1_000))
 
 
 puts = st.lists(
@@ -264,8 +372,8 @@ def test_columns_after_any_puts_and_resizes_agree_with_plain_dicts(
 @settings(max_examples=300, deadline=None)
 @given(json_values, json_values)
 def test_frozen_values_are_equal_where_the_values_are(one: Any, other: Any) -> None:
-    assert (columns.freeze(one) == columns.freeze(other)) == same(one, other)
-    assert columns.freeze(one) == columns.freeze(copy.deepcopy(one))
+    assert (frozen.freeze(one) == frozen.freeze(other)) == same(one, other)
+    assert frozen.freeze(one) == frozen.freeze(copy.deepcopy(one))
 
 
 big_or_small = st.one_of(st.integers(-20, 20), st.sampled_from([2**60, 2**60 + 1, 2**64 - 1, -(2**63), 0.5, -0.0, 1e300]))
@@ -283,8 +391,8 @@ def test_many_numbers_are_found_at_once(stored: list[Any], asked: list[list[Any]
     column.put(np.arange(len(stored)), stored)
     for wanted in asked:
         expected = [type(value) in (int, float) and value in wanted for value in [*stored, MISSING]]
-        assert column.one_of(wanted).tolist() == expected
+        assert where.parse({"f": {"$in": wanted}}).mask({"f": column}).tolist() == expected
         column.put([len(stored)], [later])
         expected[-1] = later in wanted
-        assert column.one_of(wanted).tolist() == expected
+        assert where.parse({"f": {"$in": wanted}}).mask({"f": column}).tolist() == expected
         column.put([len(stored)], [MISSING])

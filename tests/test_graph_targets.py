@@ -72,7 +72,7 @@ except RuntimeError:
     print("no target")
     raise SystemExit
 from vecstore.kernels import dispatch
-from vecstore.kernels.cpu import checksum, fetch, verify
+from vecstore.kernels.cpu import checksum, fetch, marks, verify
 assert dispatch.cpu_target() == dispatch.CpuTarget(4, 6, 4, True)
 cpu = dispatch.cpu()
 machine = target.create_target_machine(cpu="generic", features="+neon", opt=3, reloc="pic")
@@ -101,6 +101,7 @@ kernels = {
     "fetch": fetch.fetch(),
     "pick": cpu.pick.pick(),
     "agree": cpu.pick.agree(),
+    "mark rows": marks.mark_rows(),
 }
 for name, kernel in kernels.items():
     [text] = getattr(kernel, "func", kernel).inspect_llvm().values()
@@ -191,4 +192,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 24
+    assert len(output.splitlines()) == 25

@@ -15,8 +15,8 @@ from vecstore.errors import InvalidArgumentError
 from vecstore.kernels import reference
 from vecstore.planner import Asked, Planner
 from vecstore.query import answers
-from vecstore.query.columns import freeze
 from vecstore.query.found import Found
+from vecstore.query.frozen import freeze
 from vecstore.query.where import parse
 from vecstore.storage.slots import read_slots
 from vecstore.storage.state import Blocks, Numbers

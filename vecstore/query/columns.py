@@ -15,98 +15,51 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, repeat
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vecstore.query import instants, places
+from vecstore.query.frozen import Codes, freeze, plain, weight
 from vecstore.query.instants import Instant, instant
+from vecstore.query.matching import Mask, Slots
+from vecstore.query.one_of import OneOf
 from vecstore.query.picked import Picked
 from vecstore.query.places import Near
+from vecstore.query.ranks import Lazily, OfCodes, OfNumbers, Ranks, Rows, Span
+from vecstore.query.wide import EXACT, paired, split
 from vecstore.storage.values import Missing
 
-Mask = NDArray[np.bool_]
 _Values = Sequence[Any]
 _Tags = NDArray[np.uint8]
 _Kind = TypeVar("_Kind", bound=np.generic)
 
 ORDER: Final = {"$lt": operator.lt, "$lte": operator.le, "$gt": operator.gt, "$gte": operator.ge}
+_OF_NUMBERS: Final = ("$eq", *ORDER)
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # as msgpack stores them: signed or unsigned, 64 bits
 
 _ABSENT, _NULL, _FALSE, _TRUE, _NUMBER, _STRING, _OTHER = range(7)
 _TAGS: Final[dict[type, int]] = dict.fromkeys((list, tuple, dict), _OTHER)
 _TAGS.update({bool: _FALSE, int: _NUMBER, float: _NUMBER, str: _STRING})
 _TAGS.update({Missing: _ABSENT, type(None): _NULL})
-_EXACT: Final = 2.0**53  # below it every integer is a float64
 _PASSES: Final = 8  # for so many numbers, a pass over the slots each is quicker than the first look at their ranks
 _SMALL: Final = 1024  # a dictionary of up to this many distinct values isn't worth compacting
-_FROM_PLAIN: Final = frozenset((str, int, float, type(None)))  # frozen as they are
-# A frozen dict is a frozenset of pairs, so a frozenset of one bool or one str is free to mean
-# something else: True must differ from 1, and a value that isn't JSON-like from all that are.
-_BOOLS: Final = (frozenset((False,)), frozenset((True,)))
+_NOWHERE: Final = Span(Ranks(np.zeros(0), np.zeros(1)), 0, 0)
 
-
-class _Codes(dict[Hashable, int]):
-    """Distinct frozen values; the n-th key has code n, since keys leave only by compaction."""
-
-    def __missing__(self, key: Hashable) -> int:
-        code = self[key] = len(self)
-        return code
-
-
-def plain(value: object) -> object:
-    """`value` as the builtin it stands for: NumPy scalars and subclasses (enums) lose their type.
-
-    >>> plain(np.float32(0.5)), plain(np.bool_(True))
-    (0.5, True)
-    """
-    if isinstance(value, np.generic) and value.dtype.kind in "biufU":  # a datetime64's item may be an int
-        value = value.item()
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
-    return float(value) if isinstance(value, float) else value
-
-
-def freeze(value: object) -> Hashable:
-    """A hashable stand-in; two are equal exactly where the values are, by the rules of filters.
-
-    Numbers are equal across int and float where they are so exactly, a bool equals no number, and the
-    order of a dict's keys does not count. A value that isn't JSON-like equals no JSON-like value.
-
-    >>> freeze([1, {"a": 2.0}]) == freeze([1.0, {"a": 2}]), freeze(True) == freeze(1)
-    (True, False)
-    """
-    kind = type(value)
-    if kind in _FROM_PLAIN:
-        return value
-    if kind is bool:
-        return _BOOLS[bool(value)]
-    if isinstance(value, (list, tuple)):
-        flat = _FROM_PLAIN.issuperset(map(type, value))
-        return tuple(value if flat else map(freeze, value))
-    if isinstance(value, (dict, Mapping)):
-        flat = _FROM_PLAIN.issuperset(map(type, value.values()))
-        return frozenset(value.items() if flat else zip(value, map(freeze, value.values()), strict=True))
-    builtin = plain(value)
-    return freeze(builtin) if type(builtin) is not kind else frozenset((repr(value),))
-
-
-def _weight(key: Hashable) -> int:
-    """About how many bytes a frozen value takes."""
-    return sys.getsizeof(key) + (sum(map(_weight, key)) if isinstance(key, (tuple, frozenset)) else 0)
+# Which of many frozen values hold what is asked for.
+Search: TypeAlias = Callable[[Iterable[Any]], Iterable[bool]]
 
 
 class Column:
     """The values of one field for slots 0 … size-1; each starts out missing.
 
-    Every method that answers a question returns a fresh mask over the slots. Operands follow the rules
-    that `vecstore.query.where` checks: JSON-like, no NaN, integers of 64 bits. A column does not lock:
-    whoever shares one between threads keeps `put` and `resize` apart from the rest.
+    A method that answers a question returns a fresh mask over the slots, or over those that it is to look `among`;
+    `rows` tells the slots themselves, where it can. Operands follow the rules that `vecstore.query.where` checks:
+    JSON-like, no NaN, integers of 64 bits. A column does not lock: whoever shares one between threads keeps all
+    methods apart from each other.
 
     >>> kinds = Column(3)
     >>> kinds.put([0, 2], ["cat", ["cat", "dog"]])
@@ -124,12 +77,12 @@ class Column:
         # order, so (number, remainder) pairs order as the exact integers do.
         self._remainders: NDArray[np.int16] | None = None
         self._codes: NDArray[np.int32] | None = None
-        self._distinct = _Codes()
+        self._distinct = Codes()
         # What distinct values stand for as moments or places, by code, as far as anybody asked.
         self._read: dict[str, NDArray[Any]] = {}
-        # The distinct numbers in order, the slots in the order of their numbers, and where each number's begin and the last's
-        # end, once somebody asks for many numbers.
-        self._ranked: tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]] | None = None
+        # The slots in the order of their numbers and of their codes, once questions are worth that.
+        self._by_number: Lazily[OfNumbers] = Lazily()
+        self._by_code: Lazily[OfCodes] = Lazily()
         self._churn = 0  # codes written over since the last look for unused ones
         self._live = 0  # distinct values in use at that look, and those added since
         self._weighed = self._weight = 0  # how many distinct values nbytes has added up, and their bytes
@@ -143,19 +96,18 @@ class Column:
     def nbytes(self) -> int:
         """About how much memory the column holds, distinct values included."""
         arrays: tuple[NDArray[Any] | None, ...] = (
-            self._tags, self._numbers, self._remainders, self._codes, *self._read.values(), *(self._ranked or ())
+            self._tags, self._numbers, self._remainders, self._codes, *self._read.values()
         )  # fmt: skip
         for key in islice(self._distinct, self._weighed, None):
-            self._weight += _weight(key) + 32  # the code is an object as well
+            self._weight += weight(key) + 32  # the code is an object as well
         self._weighed = len(self._distinct)
-        return sum(a.nbytes for a in arrays if a is not None) + self._weight + sys.getsizeof(self._distinct)
+        ranks = self._by_number.nbytes + self._by_code.nbytes
+        return sum(a.nbytes for a in arrays if a is not None) + ranks + self._weight + sys.getsizeof(self._distinct)
 
     def resize(self, size: int) -> None:
         """Grows to `size` slots; the new ones are missing. Growing one by one costs little."""
         if size < self.size:
             raise ValueError(f"a column only grows: it has {self.size} slots, {size} were asked for")
-        if size > self.size:
-            self._ranked = None
         self.size, room = size, len(self._tags)
         if size <= room:
             return
@@ -189,7 +141,7 @@ class Column:
         if self._codes is not None:
             self._churn += int(np.count_nonzero(self._codes[at] >= 0))
         room = len(self._tags)
-        self._ranked = None
+        self._changed()
         self._tags[at] = tags
         self._numbers = _written(self._numbers, room, at, numbers, np.nan)
         self._remainders = _written(self._remainders, room, at, remainders, 0)
@@ -209,7 +161,7 @@ class Column:
             self._churn += int(np.count_nonzero(self._codes[slots] >= 0))
         self._tags[slots] = np.where(tags > _OTHER, _NUMBER, tags)
         any_numbers = (tags == _NUMBER).any()
-        self._ranked = None
+        self._changed()
         self._numbers = _written(self._numbers, room, slots, numbers if any_numbers else None, np.nan)
         self._remainders = _written(self._remainders, room, slots, None, 0)
         self._codes = _written(self._codes, room, slots, codes, -1)
@@ -217,6 +169,10 @@ class Column:
         if large.size:
             self.put(slots[large], [picked.distinct[place] for place in picked.which[large].tolist()])
         self._compact()
+
+    def _changed(self) -> None:
+        self._by_number.changed()
+        self._by_code.changed()
 
     def _encode(self, values: _Values, tags: _Tags) -> NDArray[np.int32] | None:
         """The codes of a batch, -1 where the value has none; None where no value has one."""
@@ -250,7 +206,7 @@ class Column:
             return
         moved = np.full(total + 1, -1, dtype=np.int32)
         moved[used] = np.arange(self._live, dtype=np.int32)
-        kept = _Codes()
+        kept = Codes()
         for key, stays in zip(self._distinct, used[:total].tolist(), strict=True):
             if stays:
                 kept[key] = len(kept)
@@ -258,75 +214,81 @@ class Column:
         self._codes = moved[self._codes]
         self._weighed = self._weight = 0
 
-    def exists(self) -> Mask:
+    def rows(self, question: str, value: object) -> Rows | None:
+        """The slots that match, out of those in order; None where a pass over them is to tell.
+
+        The question is an operator of ``vecstore.query.where`` or a search of texts, with its operand.
+        """
+        if isinstance(value, OneOf):
+            if value.flags or (value.coded and len(value.numbers)):
+                return None
+            return self._coded_rows("$in", value) if value.coded else self._numbers_one_of(value)
+        if question in _OF_NUMBERS:
+            if value is None or isinstance(value, bool):
+                return None
+            if isinstance(value, (int, float)):
+                ranks = self._numbers_in_order()
+                if not isinstance(ranks, OfNumbers):
+                    return ranks
+                return ranks.equal(*split(value)) if question == "$eq" else ranks.ordered(question, *split(value))
+        return self._coded_rows(question, value)
+
+    def _numbers_in_order(self, *, now: bool = False) -> OfNumbers | Span | None:
+        """None where they are not kept in order."""
+        return _NOWHERE if self._numbers is None else self._by_number.get(lambda: OfNumbers(self._keys()), now=now)
+
+    def _numbers_one_of(self, some: OneOf) -> Rows | None:
+        ranks, wanted = self._numbers_in_order(now=len(some.numbers) > _PASSES), some.numbers
+        if not isinstance(ranks, OfNumbers):
+            return ranks
+        return ranks.one_of(_as(wanted, ranks.paired))
+
+    def _coded_rows(self, question: str, value: object) -> Rows | None:
+        if self._codes is None:
+            return _NOWHERE
+        codes = self._codes[: self.size]
+        ranks = self._by_code.get(lambda: OfCodes(codes, len(self._distinct)))
+        if ranks is None:
+            return None
+        if isinstance(value, OneOf):
+            return ranks.these(np.array(self._codes_of(value), dtype=np.int64))
+        if question == "$eq" and not isinstance(value, Instant):
+            code = self._distinct.get(freeze(value))
+            return _NOWHERE if code is None else ranks.between(code, code + 1)
+        return ranks.held(self._holding(question, value))
+
+    def _codes_of(self, some: OneOf) -> list[int]:
+        return [code for code in map(self._distinct.get, some.coded) if code is not None]
+
+    def exists(self, among: Slots | None = None) -> Mask:
         """Where the field is there, null included."""
-        return np.asarray(self._tags[: self.size] != _ABSENT)
+        return np.asarray(self._part(self._tags, among) != _ABSENT)
 
-    def equals(self, value: object) -> Mask:
+    def equals(self, value: object, among: Slots | None = None) -> Mask:
         """Where the field is `value`: deep, int and float together, bools apart from numbers."""
-        return self._at_instant(operator.eq, value) if isinstance(value, Instant) else self.one_of((value,))
+        if isinstance(value, Instant):
+            return self._of_codes(self._holding("$eq", value), among)
+        return self.one_of(OneOf.of([value]), among)
 
-    def one_of(self, values: Iterable[object]) -> Mask:
-        """Where the field is one of `values`."""
-        tags = self._tags[: self.size]
-        mask: Mask = np.zeros(self.size, dtype=np.bool_)
-        numbers: list[float] = []
-        codes: list[int] = []
-        for value in values:
-            if value is None:
-                mask |= tags == _NULL
-            elif isinstance(value, bool):
-                mask |= tags == _FALSE + value
-            elif isinstance(value, (int, float)):
-                numbers.append(value)
-            elif (code := self._distinct.get(freeze(value))) is not None:
-                codes.append(code)
+    def one_of(self, some: OneOf, among: Slots | None = None) -> Mask:
+        """Where the field is one of some values."""
+        mask = self._nowhere(among)
+        for flag in some.flags:
+            mask |= self._part(self._tags, among) == (_NULL if flag is None else _FALSE + flag)
+        codes = self._codes_of(some)
         if len(codes) == 1 and self._codes is not None:
-            mask |= self._codes[: self.size] == codes[0]
-        elif codes and self._codes is not None:
-            table = np.zeros(len(self._distinct) + 1, dtype=np.bool_)
-            table[codes] = True
-            mask |= table[self._codes[: self.size]]
-        if numbers and self._numbers is not None:
-            mask |= self._numbers_in(self._numbers[: self.size], numbers)
+            mask |= self._part(self._codes, among) == codes[0]
+        elif codes:
+            holds = np.zeros(len(self._distinct), dtype=np.bool_)
+            holds[codes] = True
+            mask |= self._of_codes(holds, among)
+        if len(some.numbers) and self._numbers is not None:
+            mask |= _among(self._keys(among), _as(some.numbers, self._remainders is not None))
         return mask
 
-    def _numbers_in(self, stored: NDArray[np.float64], wanted: list[float]) -> Mask:
-        pairs = [_split(number) for number in wanted]
-        keys: NDArray[Any] = stored
-        if self._remainders is None:
-            sought = np.unique(np.array([number for number, extra in pairs if not extra], np.float64))
-        else:
-            # Complex numbers compare by both parts and sort by the first, then the second.
-            keys = _paired(stored, self._remainders[: self.size])
-            sought = np.unique(_paired(*np.array(pairs, dtype=np.float64).T))
-        if len(sought) <= _PASSES:
-            mask: Mask = np.zeros(self.size, dtype=np.bool_)
-            for key in sought:
-                mask |= keys == key
-            return mask
-        if self._ranked is None:
-            self._ranked = _ranks(keys)
-        distinct, slots, starts = self._ranked
-        if not len(distinct):
-            return np.zeros(self.size, dtype=np.bool_)
-        places = np.minimum(np.searchsorted(distinct, sought), len(distinct) - 1)
-        return self._at(places[distinct[places] == sought], slots, starts)
-
-    def _at(self, places: NDArray[np.int64], slots: NDArray[np.int32], starts: NDArray[np.int64]) -> Mask:
-        """Where the numbers in these places of all are."""
-        mask: Mask = np.zeros(self.size, dtype=np.bool_)
-        counts = starts[places + 1] - starts[places]
-        if counts.sum() > len(slots) // 2:
-            chosen = np.zeros(len(starts) - 1, dtype=np.bool_)
-            chosen[places] = True
-            mask[slots] = np.repeat(chosen, np.diff(starts))
-        else:
-            before = np.cumsum(counts) - counts
-            mask[slots[np.repeat(starts[places] - before, counts) + np.arange(counts.sum())]] = True
-        return mask
-
-    def compare(self, order: str, value: bool | int | float | str | Instant) -> Mask:
+    def compare(
+        self, order: str, value: bool | int | float | str | Instant, among: Slots | None = None
+    ) -> Mask:
         """Where the field stands in `order` (a key of `ORDER`) to `value`; other types never do.
 
         To a moment stand the texts that are dates, each as the moment it names.
@@ -337,34 +299,27 @@ class Column:
         [False, True, False]
         """
         test = ORDER[order]
-        if isinstance(value, Instant):
-            return self._at_instant(test, value)
+        if isinstance(value, (str, Instant)):
+            return self._of_codes(self._holding(order, value), among)
         if isinstance(value, bool):
             table = np.zeros(_OTHER + 1, dtype=np.bool_)
             table[[_FALSE, _TRUE]] = test(False, value), test(True, value)
-            return table[self._tags[: self.size]]
-        if isinstance(value, str):
-            return self._distinct_where(lambda key: type(key) is str and test(key, value))
+            return table[self._part(self._tags, among)]
         if self._numbers is None:
-            return np.zeros(self.size, dtype=np.bool_)
-        stored = self._numbers[: self.size]
-        number, extra = _split(value)
+            return self._nowhere(among)
+        stored = self._part(self._numbers, among)
+        number, extra = split(value)
         if self._remainders is None and not extra:
             return np.asarray(test(stored, number), dtype=np.bool_)
-        remainders = np.zeros(1, np.int16) if self._remainders is None else self._remainders[: self.size]
+        remainders = np.zeros(1, np.int16) if self._remainders is None else self._part(self._remainders, among)
         beyond = stored < number if order.startswith("$lt") else stored > number
         return np.asarray(beyond | ((stored == number) & test(remainders, extra)), dtype=np.bool_)
 
-    def contains(self, value: object) -> Mask:
+    def contains(self, value: object, among: Slots | None = None) -> Mask:
         """Where a list holds `value` (deep equality) or a string has it as a substring."""
-        if isinstance(value, Instant):
-            return self._distinct_where(lambda held: type(held) is tuple and holds_instant(held, value))
-        key = freeze(value)
-        if isinstance(value, str):
-            return self._distinct_where(lambda held: isinstance(held, (str, tuple)) and value in held)
-        return self._distinct_where(lambda held: type(held) is tuple and key in held)
+        return self._of_codes(self._holding("$contains", value), among)
 
-    def texts(self, search: Callable[[Iterable[str]], Iterable[bool]]) -> Mask:
+    def texts(self, search: Search, among: Slots | None = None) -> Mask:
         """Where the field is a text that a search of many texts finds something in.
 
         >>> column = Column(2)
@@ -372,19 +327,34 @@ class Column:
         >>> column.texts(lambda texts: ["a" in text for text in texts]).tolist()
         [True, False]
         """
-        codes = [code for code, held in enumerate(self._distinct) if type(held) is str]
-        found = search(held for held in self._distinct if type(held) is str)
-        holds = np.zeros(len(self._distinct), dtype=np.bool_)
-        holds[codes] = np.fromiter(found, dtype=np.bool_, count=len(codes))
-        return self._by_code(holds)
+        return self._of_codes(self._holding("$regex", search), among)
 
-    def near(self, near: Near) -> Mask:
+    def near(self, near: Near, among: Slots | None = None) -> Mask:
         """Where the field is a place that is near enough."""
-        return self._by_code(places.within(near, self._known("places", places.places)))
+        return self._of_codes(self._holding("$near", near), among)
 
-    def _at_instant(self, test: Callable[[Any, Any], Any], value: Instant) -> Mask:
-        found = self._known("instants", instants.instants)
-        return self._by_code(np.asarray(test(found, value.microseconds)) & (found != instants.NONE))
+    def _holding(self, question: str, value: Any) -> Mask:
+        """Which distinct values are what is asked for."""
+        if callable(value):
+            codes = [code for code, held in enumerate(self._distinct) if type(held) is str]
+            found = value(held for held in self._distinct if type(held) is str)
+            holds = np.zeros(len(self._distinct), dtype=np.bool_)
+            holds[codes] = np.fromiter(found, dtype=np.bool_, count=len(codes))
+            return holds
+        if isinstance(value, Near):
+            return places.within(value, self._known("places", places.places))
+        if question == "$contains":
+            return self._where(_holder(value))
+        if isinstance(value, Instant):
+            moments = self._known("instants", instants.instants)
+            found = ORDER.get(question, operator.eq)(moments, value.microseconds)
+            return np.asarray(found & (moments != instants.NONE), dtype=np.bool_)
+        test = ORDER[question]
+        return self._where(lambda held: type(held) is str and test(held, value))
+
+    def _where(self, holds: Callable[[Any], bool]) -> Mask:
+        found = map(holds, self._distinct)
+        return np.fromiter(found, dtype=np.bool_, count=len(self._distinct))
 
     def _known(self, what: str, read: Callable[[Iterable[Any], int], NDArray[Any]]) -> NDArray[Any]:
         """What the distinct values stand for; each is read once."""
@@ -395,16 +365,52 @@ class Column:
             known = self._read[what] = new if known is None else np.concatenate((known, new))
         return known
 
-    def _distinct_where(self, holds: Callable[[Any], bool]) -> Mask:
-        found = map(holds, self._distinct)
-        return self._by_code(np.fromiter(found, dtype=np.bool_, count=len(self._distinct)))
-
-    def _by_code(self, holds: Mask) -> Mask:
+    def _of_codes(self, holds: Mask, among: Slots | None) -> Mask:
         """Where the field's distinct value is one of those that hold."""
         if self._codes is None:
-            return np.zeros(self.size, dtype=np.bool_)
+            return self._nowhere(among)
         table = np.append(holds, np.False_)
-        return table[self._codes[: self.size]]  # code -1 reads the last place
+        return table[self._part(self._codes, among)]  # code -1 reads the last place
+
+    def _nowhere(self, among: Slots | None) -> Mask:
+        return np.zeros(self.size if among is None else len(among), dtype=np.bool_)
+
+    def _part(self, array: NDArray[_Kind], among: Slots | None) -> NDArray[_Kind]:
+        return array[: self.size] if among is None else array[among]
+
+    def _keys(self, among: Slots | None = None) -> NDArray[Any]:
+        """Numbers, with their remainders where there are any."""
+        assert self._numbers is not None
+        numbers = self._part(self._numbers, among)
+        return numbers if self._remainders is None else paired(numbers, self._part(self._remainders, among))
+
+
+def _holder(value: object) -> Callable[[Any], bool]:
+    """What tells whether a frozen value contains one."""
+    if isinstance(value, Instant):
+        return lambda held: type(held) is tuple and holds_instant(held, value)
+    key = freeze(value)
+    if isinstance(value, str):
+        return lambda held: isinstance(held, (str, tuple)) and value in held
+    return lambda held: type(held) is tuple and key in held
+
+
+def _among(stored: NDArray[Any], wanted: NDArray[Any]) -> Mask:
+    """Which numbers are among those wanted, which are ascending and distinct."""
+    if len(wanted) <= _PASSES:
+        mask: Mask = np.zeros(len(stored), dtype=np.bool_)
+        for number in wanted:
+            mask |= stored == number
+        return mask
+    places = np.minimum(wanted.searchsorted(stored), len(wanted) - 1)
+    return np.asarray(wanted[places] == stored, dtype=np.bool_)
+
+
+def _as(wanted: NDArray[Any], pairs: bool) -> NDArray[Any]:
+    """Numbers as they are stored; those that are stored nowhere left out."""
+    if np.iscomplexobj(wanted) and not pairs:
+        wanted = wanted.real[wanted.imag == 0]
+    return paired(wanted, 0) if pairs and not np.iscomplexobj(wanted) else wanted
 
 
 def holds_instant(items: Iterable[object], value: Instant) -> bool:
@@ -429,25 +435,6 @@ def _written(
     return array
 
 
-def _ranks(numbers: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int64]]:
-    slots = np.argsort(numbers, kind="stable")[: np.count_nonzero(numbers == numbers)]  # NaN comes last
-    ordered = numbers[slots]
-    firsts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
-    return ordered[firsts], slots.astype(np.int32), np.append(firsts, len(ordered))
-
-
-def _split(value: float) -> tuple[float, int]:
-    """The nearest float64 and, for an integer, what is left."""
-    number = float(value)
-    return number, value - int(number) if isinstance(value, int) else 0
-
-
-def _paired(numbers: NDArray[Any], remainders: NDArray[Any]) -> NDArray[np.complex128]:
-    pairs = np.empty(len(numbers), dtype=np.complex128)
-    pairs.real, pairs.imag = numbers, remainders
-    return pairs
-
-
 def _select(values: _Values, tags: _Tags, tag: int) -> tuple[NDArray[np.intp], _Values]:
     """Where in the batch `tag` stands, and the values there."""
     places = np.flatnonzero(tags == tag)
@@ -465,7 +452,7 @@ def _numbers(values: _Values, tags: _Tags) -> tuple[NDArray[np.float64] | None, 
     numbers = np.full(len(values), np.nan)
     numbers[places] = floats
     extras = {}
-    for i in np.flatnonzero(np.abs(floats) >= _EXACT).tolist():
+    for i in np.flatnonzero(np.abs(floats) >= EXACT).tolist():
         value = found[i]
         if isinstance(value, int):
             if not INT_MIN <= value <= INT_MAX:

@@ -14,7 +14,8 @@ import numpy as np
 
 from vecstore.errors import InvalidFilterError
 from vecstore.query import places
-from vecstore.query.columns import INT_MAX, INT_MIN, plain
+from vecstore.query.columns import INT_MAX, INT_MIN
+from vecstore.query.frozen import plain
 from vecstore.query.instants import Instant, from_numpy
 from vecstore.query.patterns import Pattern, PatternError
 from vecstore.query.places import Near

@@ -34,7 +34,7 @@ class Near:
 
 
 def place(value: object) -> Place | None:
-    """Latitude and longitude of a frozen value (see ``columns.freeze``); None for one that is no place.
+    """Latitude and longitude of a frozen value (see ``frozen.freeze``); None for one that is no place.
 
     >>> place((48.1, 11.5)), place(frozenset({("lat", 48.1), ("lon", 11.5)})), place((100, 0)), place("48.1, 11.5")
     ((48.1, 11.5), (48.1, 11.5), None, None)

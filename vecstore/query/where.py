@@ -35,18 +35,18 @@ A place is stored as ``{"lat": …, "lon": …}`` (or latitude, longitude, lng, 
 from __future__ import annotations
 
 import difflib
-import operator
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
 import msgpack
-import numpy as np
 
-from vecstore.query import places
-from vecstore.query.columns import ORDER, Column, Mask, freeze, holds_instant, plain
+from vecstore.query.columns import ORDER, Column
+from vecstore.query.frozen import freeze
 from vecstore.query.instants import Instant, instant, names_instant
-from vecstore.query.matching import Matching
+from vecstore.query.matching import Mask, Matching
+from vecstore.query.nodes import And, Node, Not, Or, Test
+from vecstore.query.one_of import OneOf
 from vecstore.query.operands import (
     SHORT,
     Path,
@@ -59,129 +59,12 @@ from vecstore.query.operands import (
     read_value,
     refuse,
 )
-from vecstore.query.patterns import PatternError
-from vecstore.storage.values import MISSING, extract
 
 _TOP: Final = ("$and", "$or", "$not")
 _FIELD: Final = (
     *("$eq", "$ne", *ORDER, "$in", "$nin", "$exists", "$contains"),
     *("$prefix", "$regex", "$options", "$near", "$not"),
 )
-_Columns = Mapping[str, Column]
-
-
-@dataclass(frozen=True, slots=True)
-class _Test:
-    """One question about one field: $eq, an order, $in, $exists, $contains, $prefix, $regex or $near.
-
-    The value is what was asked for, or an Instant, a Pattern or a Near.
-    """
-
-    name: str
-    operator: str
-    value: Any = field(compare=False)  # two tests are equal by `key`, where True is not 1
-    key: Hashable = field(repr=False)
-
-    def matches(self, metadata: Mapping[str, object] | None) -> bool:
-        found: Any = extract(metadata, self.name)
-        if self.operator == "$exists":
-            return (found is not MISSING) is self.value
-        if found is MISSING:
-            return False
-        found = plain(found)
-        if self.operator == "$prefix":
-            return isinstance(found, str) and found.startswith(self.value)
-        if self.operator == "$regex":
-            return isinstance(found, str) and next(_searched(self, [found]))
-        if self.operator == "$near":
-            place = places.place(freeze(found))
-            return place is not None and bool(places.within(self.value, np.array([place]))[0])
-        if isinstance(self.value, Instant):
-            if self.operator == "$contains":
-                return isinstance(found, (list, tuple)) and holds_instant(map(plain, found), self.value)
-            named = instant(found) if isinstance(found, str) else None
-            test = ORDER.get(self.operator, operator.eq)
-            return named is not None and bool(test(named, self.value.microseconds))
-        if self.operator in ORDER:
-            same = bracket(found) is not None and bracket(found) == bracket(self.value)
-            return same and bool(ORDER[self.operator](found, self.value))
-        if self.operator == "$eq":
-            return freeze(found) == self.key
-        if self.operator == "$in":
-            assert isinstance(self.key, frozenset)
-            return freeze(found) in self.key
-        if isinstance(found, (list, tuple)):
-            return any(freeze(item) == self.key for item in found)
-        return isinstance(found, str) and isinstance(self.value, str) and self.value in found
-
-    def mask(self, columns: _Columns, size: int) -> Mask:
-        column = columns[self.name]
-        if self.operator == "$exists":
-            there = column.exists()
-            return there if self.value else ~there
-        if self.operator in ORDER:
-            return column.compare(self.operator, self.value)
-        if self.operator == "$in":
-            return column.one_of(self.value)
-        if self.operator == "$prefix":
-            return column.texts(lambda texts: (text.startswith(self.value) for text in texts))
-        if self.operator == "$regex":
-            return column.texts(lambda texts: _searched(self, texts))
-        if self.operator == "$near":
-            return column.near(self.value)
-        return column.equals(self.value) if self.operator == "$eq" else column.contains(self.value)
-
-
-def _searched(test: _Test, texts: Iterable[str]) -> Iterator[bool]:
-    try:
-        yield from test.value.search(texts)
-    except PatternError as error:
-        refuse((test.name, "$regex"), f"a pattern that needs {error}", "Say the same with fewer repeats")
-
-
-@dataclass(frozen=True, slots=True)
-class _And:
-    parts: tuple[_Node, ...]
-
-    def matches(self, metadata: Mapping[str, object] | None) -> bool:
-        return all(part.matches(metadata) for part in self.parts)
-
-    def mask(self, columns: _Columns, size: int) -> Mask:
-        if not self.parts:
-            return np.ones(size, dtype=np.bool_)
-        mask = self.parts[0].mask(columns, size)
-        for part in self.parts[1:]:
-            mask &= part.mask(columns, size)
-        return mask
-
-
-@dataclass(frozen=True, slots=True)
-class _Or:
-    parts: tuple[_Node, ...]
-
-    def matches(self, metadata: Mapping[str, object] | None) -> bool:
-        return any(part.matches(metadata) for part in self.parts)
-
-    def mask(self, columns: _Columns, size: int) -> Mask:
-        mask = self.parts[0].mask(columns, size)
-        for part in self.parts[1:]:
-            mask |= part.mask(columns, size)
-        return mask
-
-
-@dataclass(frozen=True, slots=True)
-class _Not:
-    part: _Node
-
-    def matches(self, metadata: Mapping[str, object] | None) -> bool:
-        return not self.part.matches(metadata)
-
-    def mask(self, columns: _Columns, size: int) -> Mask:
-        mask = self.part.mask(columns, size)
-        return np.logical_not(mask, out=mask)
-
-
-_Node = _Test | _And | _Or | _Not
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +78,11 @@ class Where:
     """
 
     fields: frozenset[str]
-    _root: _Node
+    _root: Node
 
     @property
     def everything(self) -> bool:
-        return self._root == _And(())
+        return self._root == And(())
 
     def matches(self, metadata: Mapping[str, object] | None) -> bool:
         """Whether one record's metadata matches; None is metadata without a field.
@@ -235,7 +118,7 @@ class Where:
                 if sizes
                 else "an expression without fields needs size=, the number of slots"
             )
-        return Matching.of(self._root.mask(ready, sizes.pop()))
+        return self._root.choose(ready, sizes.pop())
 
 
 def parse(expression: object) -> Where:
@@ -276,12 +159,12 @@ def _written(expression: object) -> bytes | None:
     return written if len(written) <= _LONGEST else None
 
 
-def _expression(expression: object, path: Path, depth: int, names: set[str]) -> _Node:
+def _expression(expression: object, path: Path, depth: int, names: set[str]) -> Node:
     if not isinstance(expression, Mapping):
         hint = "For every record leave `where` out" if expression is None else "Write it as a dict"
         fail(path, "an expression, a dict such as {'year': {'$gte': 2020}}", expression, hint)
     check_depth(path, depth)
-    parts: list[_Node] = []
+    parts: list[Node] = []
     for key, operand in expression.items():
         at = (*path, key)
         if not isinstance(key, str):
@@ -291,27 +174,27 @@ def _expression(expression: object, path: Path, depth: int, names: set[str]) -> 
             names.add(name)
             parts.append(_field(name, operand, at, depth + 1))
         elif key == "$not":
-            parts.append(_Not(_expression(operand, at, depth + 1, names)))
+            parts.append(Not(_expression(operand, at, depth + 1, names)))
         elif key in _TOP:
             if not isinstance(operand, (list, tuple)) or not operand:
                 fail(at, "a list of one expression or more", operand, f"Write {{{key!r}: [{{…}}, {{…}}]}}")
             inner = [_expression(one, (*at, i), depth + 1, names) for i, one in enumerate(operand)]
-            parts.append(_And(tuple(inner)) if key == "$and" else _Or(tuple(inner)))
+            parts.append(And(tuple(inner)) if key == "$and" else Or(tuple(inner)))
         elif key in _FIELD:
             refuse(path, f"operator {key!r} without a field", f"Write {{'some_field': {{{key!r}: …}}}}")
         else:
             _unknown(key, path, _TOP, "Around fields there are")
-    return parts[0] if len(parts) == 1 else _And(tuple(parts))
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _field(name: str, operand: object, path: Path, depth: int) -> _Node:
+def _field(name: str, operand: object, path: Path, depth: int) -> Node:
     """What stands beside a field: a value, or a dict of operators."""
     keys = list(operand) if isinstance(operand, Mapping) else []
     operators = [key for key in keys if isinstance(key, str) and key.startswith("$")]
     if not isinstance(operand, Mapping) or not operators:
         value = read_moment(operand) or read_value(operand, path, depth)
         _check_no_operators(value, name, path)
-        return _Test(name, "$eq", value, freeze(value))
+        return Test(name, "$eq", value, freeze(value))
     check_depth(path, depth)
     if len(operators) < len(keys):
         other = next(key for key in keys if key not in operators)
@@ -324,31 +207,35 @@ def _field(name: str, operand: object, path: Path, depth: int) -> _Node:
     if "$options" in operand and "$regex" not in operand:
         refuse(path, "'$options' without '$regex'", "Write {'$regex': '…', '$options': 'i'}")
     parts = tuple(
-        _Test(name, key, pattern := read_pattern(operand[key], options, (*path, key)), pattern)
+        Test(name, key, pattern := read_pattern(operand[key], options, (*path, key)), pattern)
         if key == "$regex"
         else _operator(name, key, operand[key], (*path, key), depth)
         for key in operators
         if key != "$options"
     )
-    return parts[0] if len(parts) == 1 else _And(parts)
+    return parts[0] if len(parts) == 1 else And(parts)
 
 
-def _operator(name: str, key: str, operand: object, path: Path, depth: int) -> _Node:
+def _operator(name: str, key: str, operand: object, path: Path, depth: int) -> Node:
     if key in ("$eq", "$ne", "$contains"):
         value = read_moment(operand) or read_value(operand, path, depth + 1)
-        test = _Test(name, "$contains" if key == "$contains" else "$eq", value, freeze(value))
-        return _Not(test) if key == "$ne" else test
+        test = Test(name, "$contains" if key == "$contains" else "$eq", value, freeze(value))
+        return Not(test) if key == "$ne" else test
     if key in ("$in", "$nin"):
         if not isinstance(operand, (list, tuple)):
             hint = f"Write [{SHORT.repr(operand)}]" if isinstance(operand, str) else "Make a list of it"
             fail(path, "a list of values", operand, hint)
-        moments = dict.fromkeys(filter(None, map(read_moment, operand)))
-        values = read_value([one for one in operand if read_moment(one) is None], path, depth + 1)
-        assert isinstance(values, list)
-        some: _Node = _Test(name, "$in", values, frozenset(map(freeze, values)))
+        some = OneOf.of_plain(operand)
+        moments: dict[Instant | None, None] = {}
+        if some is None:
+            moments = dict.fromkeys(filter(None, map(read_moment, operand)))
+            values = read_value([one for one in operand if read_moment(one) is None], path, depth + 1)
+            assert isinstance(values, list)
+            some = OneOf.of(values)
+        found: Node = Test(name, "$in", some, some.frozen)
         if moments:
-            some = _Or((some, *(_Test(name, "$eq", moment, moment) for moment in moments)))
-        return _Not(some) if key == "$nin" else some
+            found = Or((found, *(Test(name, "$eq", moment, moment) for moment in moments)))
+        return Not(found) if key == "$nin" else found
     if key in ORDER:
         value = read_moment(operand) or read_value(operand, path, depth + 1)
         if isinstance(value, str) and names_instant(value):
@@ -356,23 +243,23 @@ def _operator(name: str, key: str, operand: object, path: Path, depth: int) -> _
         if not isinstance(value, Instant) and bracket(value) is None:
             hint = "Only those have an order; '$eq' compares any value"
             fail(path, "a number, string, bool or date", operand, hint)
-        return _Test(name, key, value, freeze(value))
+        return Test(name, key, value, freeze(value))
     if key == "$prefix":
         if not isinstance(operand, str):
             fail(path, "a string", operand, "It is what the field's text begins with")
-        return _Test(name, key, str.__str__(operand), str.__str__(operand))
+        return Test(name, key, str.__str__(operand), str.__str__(operand))
     if key == "$near":
         near = read_near(operand, path)
-        return _Test(name, key, near, near)
+        return Test(name, key, near, near)
     if key == "$exists":
         value = read_value(operand, path, depth + 1)
         if not isinstance(value, bool):
             fail(path, "True or False", operand, "Write {'$exists': True} where the field must be there")
-        return _Test(name, key, value, value)
+        return Test(name, key, value, value)
     if key == "$not":
         if not isinstance(operand, Mapping) or not operand or not all(str(k)[:1] == "$" for k in operand):
             fail(path, "operators such as {'$gt': 2000}", operand, "For 'not equal to' use '$ne'")
-        return _Not(_field(name, operand, path, depth + 1))
+        return Not(_field(name, operand, path, depth + 1))
     if key in _TOP:
         refuse(
             path[:-1],

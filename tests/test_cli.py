@@ -19,6 +19,7 @@ from vecstore.cli import main
 
 COMMANDS = (
     "search", "info", "verify", "compact", "backup", "recall", "warmup", "export", "import", "demo", "dedupe", "evaluate",
+    "fields",
 )  # fmt: skip
 METADATA: list[dict[str, Any]] = [
     {"year": 2020, "tags": ["beach", "ü"], "place": {"lat": 1.5, "names": [None, True, {"deep": "\n"}]}},
@@ -237,7 +238,31 @@ def test_recall_and_warmup(file: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "empty" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "recall", "warmup", "compact"])
+def test_fields(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert document(capsys, "fields", file)["indexes"] == {}
+    made = document(capsys, "fields", file, "--create", "year", "--create", "place.lat")
+    assert made["created"] == ["year", "place.lat"]
+    assert sorted(made["indexes"]) == ["place.lat", "year"]
+    assert made["indexes"]["year"]["built"] == 1
+    with vecstore.open(file, mode="r") as collection:
+        assert collection.indexes() == made["indexes"]
+    assert main(["fields", file]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].split() == ["size", "built", "made", "by", "field"]
+    assert told[1].split()[2:] == ["100%", "asked", "for", "place.lat"]
+    dropped = document(capsys, "fields", file, "--drop", "year", "--drop", "nothing")
+    assert dropped["dropped"] == ["year"]
+    assert list(dropped["indexes"]) == ["place.lat"]
+    assert main(["fields", file, "--drop", "year", "--drop", "place.lat"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["dropped: place.lat", "there was no index of year"]
+    assert "--create" in told[2]
+    assert main(["fields", file, "--drop", "year", "--create", "year"]) == 2
+    assert main(["fields", file, "--create", "$year"]) == 1
+    assert "named as in filters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["info", "fields", "verify", "recall", "warmup", "compact"])
 def test_no_collection(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.vec"
     assert "does not exist" in failure(capsys, command, str(path))

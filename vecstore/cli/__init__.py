@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 import vecstore
-from vecstore.cli import ask, care, copies, demo, exports, imports, pictures, quality
+from vecstore.cli import ask, care, copies, demo, exports, fields, imports, pictures, quality
 from vecstore.cli.output import CommandError, one_line
 
 __all__ = ["main"]
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vecstore {vecstore.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (pictures, ask, copies, quality, care, exports, imports, demo):
+    for module in (pictures, ask, copies, quality, care, fields, exports, imports, demo):
         module.add_commands(commands)
     return parser
 

@@ -100,7 +100,11 @@ def classic(place: Path) -> None:
 
 
 def network(place: Path) -> None:
-    """Indexing with resnet18 (random weights cost the same), against the network alone over pictures in memory."""
+    """Indexing with resnet18 (random weights cost the same), against the network alone over pictures in memory.
+
+    Also against ``model.images`` of the files, which reads, decodes and cuts them too; and what reading, decoding and cutting
+    take of the processor's time beside the network's, which on full cores no index can do without.
+    """
     import torch
     from torchvision import models
 
@@ -116,13 +120,19 @@ def network(place: Path) -> None:
     for name, folder in (("photographs", photos(place / "network", 1)), ("small pictures", few)):
         ready = prepared(model, folder)
         through(model, ready[: model.batch])
-        rates, ratios = [], []
+        files = [file.path for file in pictures(str(folder))]
+        rates, ratios, of_files = [], [], []
         for run in range(RUNS):
             alone = timed(through, model, ready)
+            both = timed(model.images, files)
             whole = timed(embed.index_folder, folder, place / f"{name}{run}.vec", model)
             rates.append(len(ready) / whole)
             ratios.append(whole / alone)
+            of_files.append(whole / both)
         told(f"{name} with resnet18, time against the network alone", rates, ratios)
+        told(f"{name} with resnet18, time against images() of the files", rates, of_files)
+        share = worked(prepared, model, folder) / worked(through, model, ready)
+        print(f"  reading, decoding and cutting take {share:.2f} of the processor's time that the network takes")
 
 
 def again(place: Path) -> None:

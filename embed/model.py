@@ -138,10 +138,10 @@ class Batches:
     >>> from vecstore import embed
     >>> model = embed.load("classic")
     >>> batches, grey = Batches(model), np.zeros((64, 64, 3), np.uint8)
-    >>> [(len(names), rows.shape) for n in range(40) for names, rows in batches.put(n, grey)]
-    [(16, (16, 1024))]
+    >>> [(len(names), rows.shape) for n in range(20) for names, rows in batches.put(n, grey)]
+    [(8, (8, 1024))]
     >>> [names[0] for names, rows in batches.end()]
-    [16, 32]
+    [8, 16]
     """
 
     def __init__(self, model: Model) -> None:

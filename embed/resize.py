@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 # Moves when a result would: a part of the models' fingerprints.
 VERSION = 1
 # From so many rows for each new one on, adding them up one by one is quicker.
-_MANY = 4
+_MANY = 8
 
 
 def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -53,9 +53,12 @@ def _covered(rows: NDArray[Any], new: int, most: int) -> NDArray[Any]:
             else:
                 sums[there] += rows[start[there] + step]
     else:
-        # The same sums, a new row at a time: of a large picture, what is added up stays in the cache.
+        # The same sums, a new row at a time: of a large picture, what is added up stays in the cache. Sums of bytes take half
+        # the time in 16 bits, as long as they have room there.
+        small = np.uint16 if rows.dtype == np.uint8 and count.max() <= 257 else kind
+        places = whole.tolist()
         for place in range(new):
-            np.sum(rows[whole[place] : whole[place + 1]], axis=0, dtype=kind, out=sums[place])
+            sums[place] = np.add.reduce(rows[places[place] : places[place + 1]], axis=0, dtype=small)
     sums *= kind(new)
     sums += cut[1:]
     sums -= cut[:-1]

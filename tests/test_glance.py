@@ -121,33 +121,34 @@ def test_pending_records_are_found(c: vecstore.Collection) -> None:
 # -- what must not be searched for
 
 
+@pytest.mark.parametrize("asked", [{}, {"where": {"n": {"$exists": False}}}], ids=["all", "filtered"])
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
-def test_what_is_no_query_is_refused_as_ever(tmp_path: Path, metric: str) -> None:
+def test_what_is_no_query_is_refused_as_ever(tmp_path: Path, metric: str, asked: dict[str, Any]) -> None:
     with vecstore.open(tmp_path / "c.vec", dim=24, metric=metric) as c:
         c.add(np.arange(COUNT), DATA)
         for _ in range(2):
-            c.search(DATA[0])
+            c.search(DATA[0], **asked)
             for wrong in (np.nan, np.inf, -np.inf):
                 query = DATA[0].copy()
                 query[17] = wrong
                 with pytest.raises(vecstore.InvalidVectorError):
-                    c.search(query)
+                    c.search(query, **asked)
             for length in (0, 23, 25):
                 with pytest.raises(vecstore.DimensionError):
-                    c.search(np.ones(length, dtype=np.float32))
+                    c.search(np.ones(length, dtype=np.float32), **asked)
             if metric == "cosine":
                 with pytest.raises(vecstore.InvalidVectorError, match="zero"):
-                    c.search(np.zeros(24, dtype=np.float32))
+                    c.search(np.zeros(24, dtype=np.float32), **asked)
         # Large and small, and still numbers.
         for scale in (1e30, 1e-30):
             query = DATA[:1] * np.float32(scale)
-            assert c.search(query[0]) == c.search(query)[0]
+            assert c.search(query[0], **asked) == c.search(query, **asked)[0]
         twisted = np.asfortranarray(np.stack([DATA[1], DATA[2]], axis=1))[:, 0]
         strided = np.repeat(DATA[1], 2)[::2]
         crooked = np.frombuffer(b" " + DATA[1].tobytes(), dtype=np.float32, offset=1)
         for query in (twisted, strided, crooked, crooked[None], DATA[1].astype(">f4"), DATA[1].tolist()):
-            found = c.search(query)
-            assert (found if isinstance(found, vecstore.Hits) else found[0]).ids == c.search(DATA[1]).ids
+            found = c.search(query, **asked)
+            assert (found if isinstance(found, vecstore.Hits) else found[0]).ids == c.search(DATA[1], **asked).ids
 
 
 def test_a_closed_collection_says_so(c: vecstore.Collection) -> None:

@@ -406,9 +406,9 @@ class Collection(Asking, Caring):
         single = True
         filter_ = None if where is None else parse(where)
         vector = query if self._plain(query) else None
-        if id is None and (vector is None or filter_ is not None):
+        if id is None and vector is None:
             queries, single = inputs.check_queries(query, self._settings)
-            if vector is None and single:
+            if single:
                 vector = np.require(queries[0], requirements=("C", "A"))
         varied = group_by is not None or diversity is not None
         if vector is not None and limit is not None and radius is None and not (exact or varied):
@@ -434,7 +434,7 @@ class Collection(Asking, Caring):
         return batch[0] if single else batch
 
     def _plain(self, query: object) -> bool:
-        """Whether this may be one vector as a walk takes it, which looks itself whether it can be searched for."""
+        """Whether this may be one vector as kernels take it, which look themselves whether it can be searched for."""
         return (
             type(query) is np.ndarray
             and query.dtype == np.float32

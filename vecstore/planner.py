@@ -80,10 +80,12 @@ class Planner:
         if not isinstance(ready, Ready) or ready.checked is not state.checked:
             return None
         assert asked.k is not None
+        way = asked.k, asked.recall, asked.search_list
         if asked.where is not None:
-            way = asked.k, asked.recall, asked.search_list
+            if not ready.walker.takes(query):
+                return None
             return self._filtered.nearest_one(state, ready, asked.where, query, way, asked.threads)
-        singles, way = ready.walker.singles, (asked.k, asked.recall, asked.search_list)
+        singles = ready.walker.singles
         if way not in singles:
             if len(singles) >= _MOST_WAYS:
                 singles.clear()

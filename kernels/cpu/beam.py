@@ -209,6 +209,17 @@ def _fit(frame, query):
     return len(query) == frame.dim and square < np.inf and (square > 0.0 or frame.metric != _COSINE)
 
 
+def _is_query(frames, query):
+    return _fit(frames[0], query)
+
+
+@functools.cache
+def is_query(dtype: str) -> Any:
+    """`(frame: FRAME[1], query (dim)) -> bool`: whether the kernels of searches have distances for this one."""
+    frame = types.Array(from_dtype(FRAME), 1, "C", readonly=True)
+    return compiled(_is_query, frame, reads(kinds(dtype)[1]))
+
+
 @functools.cache
 def search(dtype: str) -> Any:
     """The kernel that answers queries from the graph.

@@ -233,6 +233,16 @@ class Walker:
     def _search(self) -> Any:
         return dispatch.cpu().beam.search(self.settings.dtype)
 
+    @cached_property
+    def _is_query(self) -> Any:
+        kernels = dispatch.cpu()
+        return kernels.compile.trusting(kernels.beam.is_query(self.settings.dtype))
+
+    def takes(self, query: NDArray[Any]) -> bool:
+        """Whether there are distances to a query, which is contiguous and aligned, of float32 or of packed bits."""
+        found: bool = self._is_query(self.frame, query)
+        return found
+
     def single(
         self, k: int, reach: Reach, mask: NDArray[np.uint8], others: Numbers = _NONE
     ) -> Single | None:

@@ -140,9 +140,10 @@ class Opened:
         if state is None or self.panicked or platform.WINDOWS or not self.newest_is(state.meta.transaction):
             return None
         try:
-            return state if identity(self.path) == self.identity else None
+            status = os.stat(self.path)
         except OSError:
             return None
+        return state if (status.st_dev, status.st_ino) == self.identity else None
 
     def _environment(self) -> Any:
         with translated(self.path, "opening it"):

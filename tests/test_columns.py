@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -231,7 +232,6 @@ def told(few: int, asked: int = 1, masks: int = 3) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "FEW", few)
         patch.setattr(ranks, "_MASKS", masks)
-        patch.setattr(ranks, "_ROWS", masks)
         patch.setattr(nodes, "_FEW_TO_SORT", 2 * few)
         patch.setattr(ranks, "_FIRST_TIME", asked)
         patch.setattr(ranks, "_AFTER_A_CHANGE", asked)
@@ -305,6 +305,41 @@ def test_ranges_among_many_slots(values: list[Any], asked: list[Any], few: int, 
             expression = {joined: [{"f": one} for one in asked]}
             matching = [naive({"$and": [expression]}, record) for record in records]
             check(where.parse(expression), {"f": column}, column.size, matching)
+
+
+texts = st.sampled_from(["IMG_1", "IMG_22", "img 3", "2024-05-01", "2024-05-01T10:00:00Z", "x", [48.1, 11.5], [50, 8], 3, MISSING])
+of_texts = st.sampled_from(
+    [
+        {"$prefix": "IMG"},
+        {"$regex": r"\d$"},
+        {"$near": [48.1, 11.4, 50_000]},
+        {"$gte": datetime.date(2024, 5, 1)},
+        {"$eq": datetime.datetime(2024, 5, 1, 10, tzinfo=datetime.timezone.utc)},
+        {"$gt": "IMG_1"},
+        {"$contains": "M"},
+        {"$contains": 50},
+        {"$in": ["x", "img 3", "nowhere"]},
+        {"$in": ["x", 3, None]},
+        {"$ne": "x"},
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(texts, max_size=40), st.lists(of_texts, min_size=1, max_size=3), st.data(), fews)
+def test_questions_about_distinct_values(values: list[Any], asked: list[Any], data: st.DataObject, few: int) -> None:
+    """Of all of them, and of those alone that a few slots have."""
+    column = Column(len(values))
+    column.put(np.arange(len(values)), values)
+    records: list[dict[str, Any]] = [{} if value is MISSING else {"f": value} for value in values]
+    parsed = where.parse({"$and": [{"f": one} for one in asked]})
+    expected = [parsed.matches(record) for record in records]
+    some = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=4) if values else st.just([]))
+    with told(few):
+        for _ in range(2):
+            check(parsed, {"f": column}, column.size, expected)
+            found = parsed._root.at({"f": column}, np.array(some, dtype=np.int32))
+            assert found.tolist() == [expected[slot] for slot in some]
 
 
 def test_without_compiled_kernels_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

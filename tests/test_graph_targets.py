@@ -102,6 +102,7 @@ kernels = {
     "pick": cpu.pick.pick(),
     "agree": cpu.pick.agree(),
     "mark rows": marks.mark_rows(),
+    "list rows": marks.list_rows(),
 }
 for name, kernel in kernels.items():
     [text] = getattr(kernel, "func", kernel).inspect_llvm().values()
@@ -192,4 +193,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 25
+    assert len(output.splitlines()) == 26

@@ -1,4 +1,4 @@
-"""A mask out of slots that lie in rows: what many values of a field choose, where that is a good part of all."""
+"""Slots that lie in rows, one by one or as a mask: what many values of a field choose."""
 
 # mypy: allow-untyped-defs, allow-untyped-calls
 # What kernels take is said by their signatures for Numba, at the end of the file.
@@ -19,6 +19,14 @@ def _mark_rows(slots, lows, highs, mask):
             mask[types.uint32(slots[place])] = 1
 
 
+def _list_rows(slots, lows, highs, listed):
+    count = 0
+    for row in range(len(lows)):
+        for place in range(lows[row], highs[row]):
+            listed[count] = slots[place]
+            count += 1
+
+
 @functools.cache
 def mark_rows() -> Any:
     """`(slots: int32[n], lows: int32[r], highs: int32[r], mask: uint8[m])`: 1 for `slots[lows[i]:highs[i]]` of each row.
@@ -27,3 +35,10 @@ def mark_rows() -> Any:
     """
     i32 = types.int32
     return compiled(_mark_rows, reads(i32), reads(i32), reads(i32), writes(types.uint8))
+
+
+@functools.cache
+def list_rows() -> Any:
+    """`(slots: int32[n], lows: int32[r], highs: int32[r], listed: int32[c])`: the same slots, row by row; c are as many."""
+    i32 = types.int32
+    return compiled(_list_rows, reads(i32), reads(i32), reads(i32), writes(i32))

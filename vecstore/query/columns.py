@@ -14,7 +14,6 @@ for all else: a predicate on strings, lists or dicts runs once per distinct valu
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, repeat
 from typing import Any, Final, TypeAlias, TypeVar
@@ -45,7 +44,7 @@ _ABSENT, _NULL, _FALSE, _TRUE, _NUMBER, _STRING, _OTHER = range(7)
 _TAGS: Final[dict[type, int]] = dict.fromkeys((list, tuple, dict), _OTHER)
 _TAGS.update({bool: _FALSE, int: _NUMBER, float: _NUMBER, str: _STRING})
 _TAGS.update({Missing: _ABSENT, type(None): _NULL})
-_PASSES: Final = 8  # for so many numbers, a pass over the slots each is quicker than the first look at their ranks
+_PASSES: Final = 32  # for so many numbers, a pass over the slots each is quicker than the first look at their ranks
 _SMALL: Final = 1024  # a dictionary of up to this many distinct values isn't worth compacting
 _NOWHERE: Final = Span(Ranks(np.zeros(0), np.zeros(1)), 0, 0)
 
@@ -102,7 +101,7 @@ class Column:
             self._weight += weight(key) + 32  # the code is an object as well
         self._weighed = len(self._distinct)
         ranks = self._by_number.nbytes + self._by_code.nbytes
-        return sum(a.nbytes for a in arrays if a is not None) + ranks + self._weight + sys.getsizeof(self._distinct)
+        return sum(a.nbytes for a in arrays if a is not None) + ranks + self._weight + self._distinct.nbytes
 
     def resize(self, size: int) -> None:
         """Grows to `size` slots; the new ones are missing. Growing one by one costs little."""
@@ -267,7 +266,7 @@ class Column:
     def equals(self, value: object, among: Slots | None = None) -> Mask:
         """Where the field is `value`: deep, int and float together, bools apart from numbers."""
         if isinstance(value, Instant):
-            return self._of_codes(self._holding("$eq", value), among)
+            return self._of_codes("$eq", value, among)
         return self.one_of(OneOf.of([value]), among)
 
     def one_of(self, some: OneOf, among: Slots | None = None) -> Mask:
@@ -278,10 +277,10 @@ class Column:
         codes = self._codes_of(some)
         if len(codes) == 1 and self._codes is not None:
             mask |= self._part(self._codes, among) == codes[0]
-        elif codes:
+        elif codes and self._codes is not None:
             holds = np.zeros(len(self._distinct), dtype=np.bool_)
             holds[codes] = True
-            mask |= self._of_codes(holds, among)
+            mask |= np.append(holds, np.False_)[self._part(self._codes, among)]
         if len(some.numbers) and self._numbers is not None:
             mask |= _among(self._keys(among), _as(some.numbers, self._remainders is not None))
         return mask
@@ -300,7 +299,7 @@ class Column:
         """
         test = ORDER[order]
         if isinstance(value, (str, Instant)):
-            return self._of_codes(self._holding(order, value), among)
+            return self._of_codes(order, value, among)
         if isinstance(value, bool):
             table = np.zeros(_OTHER + 1, dtype=np.bool_)
             table[[_FALSE, _TRUE]] = test(False, value), test(True, value)
@@ -317,7 +316,7 @@ class Column:
 
     def contains(self, value: object, among: Slots | None = None) -> Mask:
         """Where a list holds `value` (deep equality) or a string has it as a substring."""
-        return self._of_codes(self._holding("$contains", value), among)
+        return self._of_codes("$contains", value, among)
 
     def texts(self, search: Search, among: Slots | None = None) -> Mask:
         """Where the field is a text that a search of many texts finds something in.
@@ -327,34 +326,29 @@ class Column:
         >>> column.texts(lambda texts: ["a" in text for text in texts]).tolist()
         [True, False]
         """
-        return self._of_codes(self._holding("$regex", search), among)
+        return self._of_codes("$regex", search, among)
 
     def near(self, near: Near, among: Slots | None = None) -> Mask:
         """Where the field is a place that is near enough."""
-        return self._of_codes(self._holding("$near", near), among)
+        return self._of_codes("$near", near, among)
 
-    def _holding(self, question: str, value: Any) -> Mask:
-        """Which distinct values are what is asked for."""
-        if callable(value):
-            codes = [code for code, held in enumerate(self._distinct) if type(held) is str]
-            found = value(held for held in self._distinct if type(held) is str)
-            holds = np.zeros(len(self._distinct), dtype=np.bool_)
-            holds[codes] = np.fromiter(found, dtype=np.bool_, count=len(codes))
-            return holds
+    def _holding(self, question: str, value: Any, codes: NDArray[np.int32] | None = None) -> Mask:
+        """Which distinct values are what is asked for: of all, or of those that have some codes."""
+        which = slice(None) if codes is None else codes
         if isinstance(value, Near):
-            return places.within(value, self._known("places", places.places))
-        if question == "$contains":
-            return self._where(_holder(value))
-        if isinstance(value, Instant):
-            moments = self._known("instants", instants.instants)
+            return places.within(value, self._known("places", places.places)[which])
+        if isinstance(value, Instant) and question != "$contains":
+            moments = self._known("instants", instants.instants)[which]
             found = ORDER.get(question, operator.eq)(moments, value.microseconds)
             return np.asarray(found & (moments != instants.NONE), dtype=np.bool_)
-        test = ORDER[question]
-        return self._where(lambda held: type(held) is str and test(held, value))
-
-    def _where(self, holds: Callable[[Any], bool]) -> Mask:
-        found = map(holds, self._distinct)
-        return np.fromiter(found, dtype=np.bool_, count=len(self._distinct))
+        values = self._distinct if codes is None else self._distinct.at(codes.tolist())
+        if not callable(value):
+            test = _holder(value) if question == "$contains" else _follower(ORDER[question], value)
+            return np.fromiter(map(test, values), dtype=np.bool_, count=len(values))
+        texts = np.fromiter((type(one) is str for one in values), dtype=np.bool_, count=len(values))
+        holds = np.zeros(len(values), dtype=np.bool_)
+        holds[texts] = np.fromiter(value(one for one in values if type(one) is str), dtype=np.bool_)
+        return holds
 
     def _known(self, what: str, read: Callable[[Iterable[Any], int], NDArray[Any]]) -> NDArray[Any]:
         """What the distinct values stand for; each is read once."""
@@ -365,12 +359,16 @@ class Column:
             known = self._read[what] = new if known is None else np.concatenate((known, new))
         return known
 
-    def _of_codes(self, holds: Mask, among: Slots | None) -> Mask:
-        """Where the field's distinct value is one of those that hold."""
+    def _of_codes(self, question: str, value: Any, among: Slots | None) -> Mask:
+        """Where the field's distinct value is what is asked for."""
         if self._codes is None:
             return self._nowhere(among)
-        table = np.append(holds, np.False_)
-        return table[self._part(self._codes, among)]  # code -1 reads the last place
+        codes = self._part(self._codes, among)
+        if among is None or len(among) >= len(self._distinct):
+            return np.append(self._holding(question, value), np.False_)[codes]  # code -1 reads the last place
+        few, which = np.unique(codes, return_inverse=True)
+        none = np.zeros(np.count_nonzero(few < 0), dtype=np.bool_)  # -1 is the first
+        return np.append(none, self._holding(question, value, few[len(none) :]))[which]
 
     def _nowhere(self, among: Slots | None) -> Mask:
         return np.zeros(self.size if among is None else len(among), dtype=np.bool_)
@@ -383,6 +381,11 @@ class Column:
         assert self._numbers is not None
         numbers = self._part(self._numbers, among)
         return numbers if self._remainders is None else paired(numbers, self._part(self._remainders, among))
+
+
+def _follower(test: Callable[[Any, Any], Any], text: str) -> Callable[[Any], bool]:
+    """What tells whether a frozen value is a text that stands in an order to one."""
+    return lambda held: type(held) is str and bool(test(held, text))
 
 
 def _holder(value: object) -> Callable[[Any], bool]:

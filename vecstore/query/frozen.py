@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -17,9 +18,30 @@ _BOOLS: Final = (frozenset((False,)), frozenset((True,)))
 class Codes(dict[Hashable, int]):
     """Distinct frozen values; the n-th key has code n, since keys leave only by compaction."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._listed: list[Hashable] = []  # as far as anybody asked
+
     def __missing__(self, key: Hashable) -> int:
         code = self[key] = len(self)
         return code
+
+    def at(self, codes: Iterable[int]) -> list[Hashable]:
+        """The values that have some codes.
+
+        >>> codes = Codes()
+        >>> [codes[text] for text in "abca"], codes.at([2, 0])
+        ([0, 1, 2, 0], ['c', 'a'])
+        """
+        listed = self._listed
+        if len(listed) < len(self):
+            listed.extend(islice(self, len(listed), None))
+        return [listed[code] for code in codes]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes beside the values."""
+        return sys.getsizeof(self) + sys.getsizeof(self._listed)
 
 
 def plain(value: object) -> object:

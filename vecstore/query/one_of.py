@@ -12,6 +12,7 @@ from vecstore.query.frozen import freeze
 from vecstore.query.wide import EXACT, paired, split
 
 _NO_NUMBERS = np.zeros(0)
+_NUMBERS = frozenset((int, float))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +49,21 @@ class OneOf:
 
     @classmethod
     def of_plain(cls, values: Sequence[object]) -> OneOf | None:
-        """Of values that were not looked at yet, where all are texts, or small integers; None for others."""
+        """Of values that were not looked at yet, where all are texts, or numbers that float64 tells apart; None for others."""
         kinds = set(map(type, values))
-        if kinds == {str}:
-            frozen: frozenset[Hashable] = frozenset(values)
-            return cls(frozen, _NO_NUMBERS, tuple(frozen), ())
-        if kinds != {int}:
+        if kinds != {str} and not (kinds and kinds <= _NUMBERS):
             return None
+        frozen: frozenset[Hashable] = frozenset(values)
+        if kinds == {str}:
+            return cls(frozen, _NO_NUMBERS, tuple(frozen), ())
         try:
-            numbers = np.array(values, dtype=np.int64)
+            numbers = np.array(list(frozen), dtype=np.int64 if kinds == {int} else np.float64)
         except OverflowError:
             return None
         numbers.sort()
-        if numbers[0] <= -EXACT or numbers[-1] >= EXACT:
+        if not (numbers[0] > -EXACT and numbers[-1] < EXACT):  # NaN is the last of all
             return None
-        return cls(frozenset(values), _distinct(numbers.astype(np.float64)), (), ())
+        return cls(frozen, numbers.astype(np.float64, copy=False), (), ())
 
 
 def _ascending(pairs: list[tuple[float, int]]) -> NDArray[np.float64] | NDArray[np.complex128]:
@@ -70,13 +71,4 @@ def _ascending(pairs: list[tuple[float, int]]) -> NDArray[np.float64] | NDArray[
         return _NO_NUMBERS
     numbers, extras = zip(*pairs, strict=True)
     found = np.array(numbers)
-    if any(extras):
-        return np.unique(paired(found, extras))
-    found.sort()
-    return _distinct(found)
-
-
-def _distinct(ascending: NDArray[np.float64]) -> NDArray[np.float64]:
-    new = np.ones(len(ascending), dtype=np.bool_)
-    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
-    return ascending[new]
+    return np.unique(paired(found, extras) if any(extras) else found)

@@ -19,8 +19,6 @@ Places: TypeAlias = NDArray[np.int64]
 _MASKS: Final = 32
 # Sorting takes as long as a few hundred passes: it is done at the second question, but for what changes only after many.
 _FIRST_TIME, _AFTER_A_CHANGE = 2, 64
-# Up to so many rows are as soon put together one by one.
-_ROWS: Final = 64
 
 
 class Ranks:
@@ -120,13 +118,14 @@ class Spans:
         return Matching.of(mask)
 
     def _slots(self) -> Slots:
-        slots = self.ranks.slots
-        if 0 < len(self.lows) <= _ROWS:
-            rows = zip(self.lows.tolist(), self.highs.tolist(), strict=True)
-            return np.concatenate([slots[low:high] for low, high in rows])
-        counts = self.highs - self.lows
-        before = np.cumsum(counts) - counts
-        return slots[np.repeat(self.lows - before, counts) + np.arange(self.count)]
+        kernels, slots = dispatch.mark_kernels(), self.ranks.slots
+        if kernels is None:
+            counts = self.highs - self.lows
+            before = np.cumsum(counts) - counts
+            return slots[np.repeat(self.lows - before, counts) + np.arange(self.count)]
+        listed = np.empty(self.count, dtype=np.int32)
+        kernels.list_rows()(slots, self.lows, self.highs, listed)
+        return listed
 
 
 class OfNumbers(Ranks):

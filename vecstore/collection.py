@@ -435,13 +435,12 @@ class Collection(Asking, Caring):
 
     def _plain(self, query: object) -> bool:
         """Whether this may be one vector as kernels take it, which look themselves whether it can be searched for."""
-        return (
-            type(query) is np.ndarray
-            and query.dtype == np.float32
-            and query.ndim == 1
-            and query.flags.carray
-            and self._settings.dtype != "binary"
-        )
+        if type(query) is not np.ndarray or query.ndim != 1 or not query.flags.carray:
+            return False
+        if self._settings.dtype == "binary":
+            # Whole bytes, so that there are no bits behind the last.
+            return bool(query.dtype == np.uint8 and query.size * 8 == self._settings.dim)
+        return bool(query.dtype == np.float32)
 
     def _glance(self, query: NDArray[Any], asked: Asked) -> Hits | None:
         """What most searches are: a walk for one vector, which takes little longer than beginning a snapshot would.

@@ -113,6 +113,7 @@ def _compared(
 ) -> list[Found]:
     slots = part[left]
     queries = answers.queries_of(blocks, slots)
+    found: Sequence[Found]
     if width is None:
         found = exact.within(blocks, queries, radius, mask, threads)
     else:

@@ -27,15 +27,26 @@ _WORDS = ir.VectorType(_I64, 8)
 
 
 @helper
-def hamming_row(row, query, n_bytes):
-    words = n_bytes // 8
+def hamming_count(row, query, n_bytes):
+    """How many bits differ."""
     row_words, query_words = as_uint64(row), as_uint64(query)
     total = types.uint64(0)
+    if n_bytes == 32:
+        # So few words are counted sooner than a loop is set up, and walks compare thousands of codes.
+        for j in range(4):
+            total += popcount(load(row_words, j) ^ load(query_words, j))
+        return types.int64(total)
+    words = n_bytes // 8
     for j in range(words):
         total += popcount(load(row_words, j) ^ load(query_words, j))
     for j in range(8 * words, n_bytes):
         total += popcount(types.uint64(load(as_uint8(row), j) ^ load(as_uint8(query), j)))
-    return np.float32(total)
+    return types.int64(total)
+
+
+@helper
+def hamming_row(row, query, n_bytes):
+    return np.float32(hamming_count(row, query, n_bytes))
 
 
 @helper

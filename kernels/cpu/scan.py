@@ -50,6 +50,15 @@ def _dense(
 ):
     run = _blocks_a_run(per_block)
     buffer = np.empty(run * per_block, np.float32)
+    return _dense_runs(
+        tag, metric, addresses, first_slots, per_block, stride, dim, mask, query, heap_dist, heap_slot, size, run, buffer
+    )  # fmt: skip
+
+
+@helper
+def _dense_runs(
+    tag, metric, addresses, first_slots, per_block, stride, dim, mask, query, heap_dist, heap_slot, size, run, buffer
+):  # fmt: skip
     for start in range(0, len(addresses), run):
         stop = min(start + run, len(addresses))
         for i in range(start, stop):
@@ -70,6 +79,15 @@ def _dense(
 def _bits(metric, addresses, first_slots, per_block, stride, dim, mask, query, heap_dist, heap_slot, size):
     run = _blocks_a_run(per_block)
     buffer = np.empty(run * per_block, np.float32)
+    return _bits_runs(
+        metric, addresses, first_slots, per_block, stride, dim, mask, query, heap_dist, heap_slot, size, run, buffer
+    )  # fmt: skip
+
+
+@helper
+def _bits_runs(
+    metric, addresses, first_slots, per_block, stride, dim, mask, query, heap_dist, heap_slot, size, run, buffer
+):  # fmt: skip
     for start in range(0, len(addresses), run):
         stop = min(start + run, len(addresses))
         for i in range(start, stop):

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from .apart import METRICS, apart, enter
-from .bits import hamming_row, jaccard_row
+from .bits import hamming_count, jaccard_row
 from .coder import prepare
 from .codes import score
 from .compile import helper
@@ -93,7 +93,7 @@ _JACCARD_STEPS = np.float32(1 << 24)
 def score_node(frame, node, state):
     code = frame.codes + node * frame.code_bytes
     if frame.kind == BITS:
-        return types.int32(hamming_row(code, state, frame.code_bytes))
+        return types.int32(hamming_count(code, state, frame.code_bytes))
     if frame.kind == _BITS_JACCARD:
         return types.int32(jaccard_row(code, state, frame.code_bytes) * _JACCARD_STEPS)
     return score(frame.kind, code, state, frame.code_bytes)

@@ -8,7 +8,7 @@ a bound on the loss proves that nothing was missed, or the query is scanned by i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vecstore.device import Device
 from vecstore.kernels import dispatch, reference
 from vecstore.query import on_card
-from vecstore.query.found import Found
+from vecstore.query.found import Found, Rows
 from vecstore.storage import keys
 from vecstore.storage.slots import live_mask
 from vecstore.storage.state import Blocks, Numbers, State
@@ -77,7 +77,7 @@ def nearest(
     mask: Mask,
     threads: int,
     device: Device | None = None,
-) -> list[Found]:
+) -> Sequence[Found]:
     """The k nearest candidates of each query: (slots, public distances), by distance and then slot."""
     count = int(np.count_nonzero(mask.view(np.bool_)))
     k = min(k, count)
@@ -97,12 +97,14 @@ def nearest(
 
 def _on_cpu(
     blocks: Blocks, prepared: NDArray[Any], k: int, mask: Mask, count: int, threads: int
-) -> list[Found]:
+) -> Sequence[Found]:
     settings = blocks.header.settings
     if _is_small(count * settings.dim * len(prepared)):
         slots = np.flatnonzero(mask)
         return [_closest(blocks, query, slots, k) for query in prepared]
     targets = _targets(blocks, mask)
+    if settings.metric == "hamming" and k <= _MOST_POOL:
+        return _counted(blocks, targets, prepared, k, threads)
     found: list[Found | None] = [None] * len(prepared)
     if len(prepared) >= _BATCH and 2 * k + 16 <= _MOST_POOL:
         fits = (
@@ -179,29 +181,56 @@ def _targets(blocks: Blocks, mask: Mask) -> Targets:
     return targets
 
 
+def _rows_of(blocks: Blocks, part: Targets) -> tuple[Any, ...]:
+    """Blocks to scan, as kernels take them."""
+    layout = blocks.layout
+    sizes = layout.rows, layout.row_bytes, blocks.header.settings.dim
+    return part.addresses, part.first_slots, *sizes, part.mask
+
+
+# -- bits under Hamming
+
+
+def _counted(blocks: Blocks, targets: Targets, queries: NDArray[Any], k: int, threads: int) -> Rows:
+    """What the kernels say of whole numbers is exact: of all queries together the best are sorted out by NumPy."""
+    kernels = dispatch.cpu()
+    many = len(queries) >= _BATCH
+    scan = (kernels.tile.scan_batch if many else kernels.scan.scan)("hamming", "binary")
+    slots, distances = np.empty((len(queries), k), dtype=np.int64), np.empty((len(queries), k))
+    step = _MOST_QUERIES if many else 1
+    for start in range(0, len(queries), step):
+        asked = np.ascontiguousarray(queries[start : start + step])
+
+        def run(part: Targets, asked: NDArray[Any] = asked) -> Numbers:
+            near = np.zeros((len(asked), k), dtype=np.float32)
+            places = np.zeros((len(asked), k), dtype=np.int64)
+            sizes = np.zeros(len(asked), dtype=np.int64)
+            if many:
+                scan(*_rows_of(blocks, part), asked, near, places, sizes)
+            else:
+                sizes[0] = scan(*_rows_of(blocks, part), asked[0], near[0], places[0], 0)
+            # By the distance, then by the slot.
+            found = near.astype(np.int64) << 32 | places
+            return np.where(np.arange(k) < sizes[:, None], found, np.iinfo(np.int64).max)
+
+        parts = _spread(run, targets, blocks, threads, times=len(asked))
+        best = np.sort(np.concatenate(parts, axis=1), axis=1)[:, :k]
+        slots[start : start + step], distances[start : start + step] = best & 0xFFFFFFFF, best >> 32
+    return Rows(slots, distances, np.full(len(queries), k))
+
+
 # -- one query
 
 
 def _scan_one(blocks: Blocks, targets: Targets, query: NDArray[Any], k: int, threads: int) -> Found:
-    settings, layout = blocks.header.settings, blocks.layout
+    settings = blocks.header.settings
     kernels = dispatch.cpu()
     scan = kernels.scan.scan(settings.metric, settings.dtype)
     pool = min(k + 16, targets.mask.size)
 
     def run(part: Targets) -> Numbers:
         distances, slots = np.empty(pool, dtype=np.float32), np.empty(pool, dtype=np.int64)
-        size = scan(
-            part.addresses,
-            part.first_slots,
-            layout.rows,
-            layout.row_bytes,
-            settings.dim,
-            part.mask,
-            query,
-            distances,
-            slots,
-            0,
-        )
+        size = scan(*_rows_of(blocks, part), query, distances, slots, 0)
         return slots[:size]
 
     return _closest(blocks, query, np.concatenate(_spread(run, targets, blocks, threads)), k)
@@ -241,7 +270,7 @@ def _scan_many(
     blocks: Blocks, targets: Targets, queries: NDArray[Any], k: int, threads: int
 ) -> list[Found | None]:
     """As ``_scan_one`` for each; None for a query whose answer could not be proved complete."""
-    settings, layout = blocks.header.settings, blocks.layout
+    settings = blocks.header.settings
     kernels = dispatch.cpu()
     scan, sort = kernels.tile.scan_batch(settings.metric, settings.dtype), kernels.select.sort()
     packed = kernels.tile.pack_queries(settings.dtype, queries)
@@ -251,18 +280,7 @@ def _scan_many(
         distances = np.empty((len(queries), pool), dtype=np.float32)
         slots = np.empty((len(queries), pool), dtype=np.int64)
         sizes = np.zeros(len(queries), dtype=np.int64)
-        norm = scan(
-            part.addresses,
-            part.first_slots,
-            layout.rows,
-            layout.row_bytes,
-            settings.dim,
-            part.mask,
-            packed,
-            distances,
-            slots,
-            sizes,
-        )
+        norm = scan(*_rows_of(blocks, part), packed, distances, slots, sizes)
         for row in range(len(queries)):
             sort(distances[row], slots[row], int(sizes[row]))
         return distances, slots, sizes, float(norm)
@@ -309,7 +327,7 @@ def _on_card(
     mask: Mask,
     count: int,
     threads: int,
-) -> list[Found]:
+) -> Sequence[Found]:
     """As ``_on_cpu``, which does what the card cannot, or cannot prove."""
     assert isinstance(blocks, State)
     fits = np.ones(len(prepared), dtype=bool)

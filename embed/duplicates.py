@@ -109,6 +109,8 @@ def dedupe(
     """
     if keep not in KEEP:
         raise ModelError(f"keep must be one of {', '.join(map(repr, KEEP))}, not {keep!r}")
+    if radius is not None and not radius >= 0:
+        raise ModelError(f"radius must be a number from 0 on, not {radius:g}")
     if not 0 <= bits <= 32:
         raise ModelError(f"bits must be from 0 to 32, of 64 that hashes have, not {bits}")
     start = time.perf_counter()

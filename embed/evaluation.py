@@ -150,6 +150,11 @@ class _Asked:
                 f"{shown(pictures.path)} has no two pictures with the same label: evaluate needs pictures in folders "
                 f"named by what they show, or label= with the field of metadata that says it (it was {label!r})"
             )
+        if len(counts) == 1:
+            raise ModelError(
+                f"every labelled picture of {shown(pictures.path)} has the label {shown(kept[0][1])!r}, so that no answer could "
+                f"be wrong: put kinds into folders of their own, or name another field (label=, --label; it was {label!r})"
+            )
         ids = [id_ for id_, _ in kept]
         records = pictures.get(ids)
         vectors = np.stack(

@@ -16,7 +16,7 @@ import vecstore
 from .asking import agreed_model
 from .decode import MAX_PIXELS
 from .errors import ImageError, shown
-from .files import Found, as_id, pictures
+from .files import Found, as_id, path_of, pictures
 from .ledger import Ledger
 from .model import Batch, Batches, Model
 from .progress import Line
@@ -77,7 +77,8 @@ def index_folder(
     record too, for pages that must not need the files.
 
     A second run reads what is new or has another size or time. A file that moved keeps its vector. With
-    ``prune``, records of files that are gone are deleted; with ``retry``, files that failed are tried again although
+    ``prune``, records of files that are gone are deleted: of those below the folder, and of those elsewhere whose content lies
+    below it now, as after a folder was renamed; with ``retry``, files that failed are tried again although
     they look the same. Every some hundred files are one transaction, and a run that was stopped goes on behind the
     last. ``memory`` is what the collection may take for its graph; pictures that wait for the model take as much again
     at most. With ``progress=True`` a line in the terminal tells how far it is; a function is called with how many files
@@ -299,8 +300,19 @@ class _Run:
 
     def _prune(self) -> None:
         gone = [id_ for id_ in self.known if self._is_below(id_) and id_ not in self.listed]
+        gone += self._moved_here()
         lost = [id_ for id_ in self.bad if self._is_below(id_) and id_ not in self.listed]
         if gone:
             self.report.pruned = self.collection.delete(gone)
         if lost:
             self.ledger.change({}, lost)
+
+    def _moved_here(self) -> list[str]:
+        """Records of files that are gone elsewhere, and whose content is below the folder. A disk may just not be mounted."""
+        elsewhere = [id_ for id_ in self.known if not self._is_below(id_) and not os.path.lexists(path_of(id_))]
+        if not elsewhere:
+            return []
+        facts = self.collection.scan(where={"content": {"$exists": True}}, vectors=False)
+        content = {str(record.id): record.metadata["content"] for record in facts}
+        here = {content[id_] for id_ in self.listed if id_ in content}
+        return [id_ for id_ in elsewhere if content.get(id_) in here]

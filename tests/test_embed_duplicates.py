@@ -314,6 +314,18 @@ def test_the_page_and_the_paths(folder: Path, file: str, capsys: pytest.CaptureF
     assert cli.main(["dedupe", file, "--paths", "-0"]) == 0
     assert len(capsys.readouterr().out.split("\0")) == 19
     assert cli.main(["dedupe", file, "--paths", "--json"]) == 2
+    assert cli.main(["dedupe", file, "--radius", "-1"]) == 1
+    assert "radius must be a number from 0 on, not -1" in capsys.readouterr().err
+
+
+def test_where_there_are_no_copies_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    drawn(1).save(tmp_path / "in" / "1.png")
+    embed.index_folder(tmp_path / "in", tmp_path / "p.vec")
+    assert cli.main(["dedupe", str(tmp_path / "p.vec"), "--script", str(tmp_path / "r.sh")]) == 0
+    told = capsys.readouterr().out
+    assert "no copies among 1 picture" in told
+    assert "r.sh removes nothing" in told
 
 
 def test_what_holds_no_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,9 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
         c.add(["a", "b"], [[1, 0], [0, 1]], [{"folder": "x"}, {"folder": "y"}])
         with pytest.raises(embed.ModelError, match="no two pictures with the same label"):
             embed.evaluate(c)
+        c.update("b", {"folder": "x"})
+        with pytest.raises(embed.ModelError, match="has the label 'x', so that no answer could be wrong"):
+            embed.evaluate(c)
         with pytest.raises(embed.ModelError, match="from 1 on"):
             embed.evaluate(c, k=[0])
     with vecstore.open(tmp_path / "b.vec", dim=8, metric="hamming", dtype="binary") as c, pytest.raises(embed.ModelError, match="bits"):

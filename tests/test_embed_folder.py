@@ -98,6 +98,21 @@ def test_files_that_change_places_change_vectors(
         assert hit.distance < 1e-5
 
 
+def test_a_folder_that_was_renamed_is_not_there_twice(folder: Path, path: str) -> None:
+    embed.index_folder(folder, path)
+    other = folder.parent / "other"
+    draw(other / "1.png", 100)
+    embed.index_folder(other, path)
+    (other / "1.png").unlink()  # as where a disk is not mounted
+    now = folder.rename(folder.parent / "renamed")
+    report = embed.index_folder(now, path)
+    assert (report.added, report.moved, report.pruned) == (0, 12, 0)
+    assert embed.index_folder(now, path, prune=True).pruned == 12
+    with vecstore.open(path, mode="r") as pictures:
+        ids = {record.id for record in pictures.scan(vectors=False)}
+    assert ids == {str(other / "1.png"), *map(str, now.rglob("*.png"))}
+
+
 def test_another_model_is_refused_by_name(folder: Path, path: str) -> None:
     embed.index_folder(folder, path)
 

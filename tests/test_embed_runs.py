@@ -129,7 +129,7 @@ def test_thumbnails_lie_in_the_same_file(
     assert (
         main(["search", path, str(tmp_path / "in" / "small.png"), "--html", str(tmp_path / "page.html")]) == 0
     )
-    capsys.readouterr()
+    assert f"as a page, pictures and all: {tmp_path / 'page.html'}" in capsys.readouterr().out
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count('src="data:image/jpeg') == 3
     Image.fromarray(pixels(1, 900, 1200)).save(tmp_path / "in" / "large.jpg")
     # They make no difference to vectors, and are nothing that a table shows.
@@ -137,8 +137,12 @@ def test_thumbnails_lie_in_the_same_file(
     with vecstore.open(path, mode="r") as one, vecstore.open(path + "2.vec", mode="r") as other:
         for record in one:
             np.testing.assert_allclose(record.vector, other[record.id].vector, atol=0.02)
+    capsys.readouterr()
     assert main(["search", path, str(tmp_path / "in" / "small.png")]) == 0
-    assert '"thumbnail"' not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "40 × 50, " in told
+    assert "folder in" in told
+    assert "thumbnail" not in told.replace(str(tmp_path), "")
 
 
 class Whole(Classic):

@@ -19,6 +19,9 @@ from vecstore.cli import gallery, ids, pictures
 from vecstore.cli.output import CommandError, add_command, emit, open_file, table, whole
 from vecstore.cli.terminal import WAYS
 
+# Facts of pictures that need no word before them.
+_PLAIN = ("pixels", "size", "time", "camera")
+
 _EXAMPLE = """vecstore search photos.vec query.jpg -k 20 --html result.html
 vecstore search photos.vec beach.jpg dog.jpg --weights 1,-0.5 --show
 vecstore search photos.vec https://example.org/a.jpg --text "at night"
@@ -98,7 +101,10 @@ def search(options: argparse.Namespace) -> int:
         "radius": options.radius,
         "results": [_hits(block) for block in blocks],
     }
-    emit(options, document, _lines(blocks, numbered=isinstance(found, vecstore.HitsBatch)))
+    lines = _lines(blocks, numbered=isinstance(found, vecstore.HitsBatch))
+    if options.html is not None:
+        lines.append(f"as a page, pictures and all: {options.html}")
+    emit(options, document, lines)
     return 0
 
 
@@ -204,8 +210,9 @@ def _lines(blocks: list[vecstore.Hits], *, numbered: bool) -> list[str]:
 
 
 def _told(metadata: dict[str, Any]) -> str:
-    shown = {name: value for name, value in metadata.items() if name not in pictures.HIDDEN}
-    return json.dumps(shown if "model" in metadata else metadata, ensure_ascii=False) if metadata else ""
+    if "model" in metadata and "content" in metadata:
+        return ", ".join(value if fact in _PLAIN else f"{fact} {value}" for fact, value in gallery.facts(metadata))
+    return json.dumps(metadata, ensure_ascii=False) if metadata else ""
 
 
 def _filter(text: str) -> Any:

@@ -116,8 +116,9 @@ def _lines(options: argparse.Namespace, found: Any, moved: Any) -> list[str]:
     lines.append(_summary(found))
     if options.html is not None:
         lines.append(f"groups side by side: {options.html}")
-    if options.script is not None and found.groups:
-        lines.append(f"to remove the copies, read and run: sh {options.script}")
+    if options.script is not None:
+        wanted = f"to remove the copies, read and run: sh {options.script}"
+        lines.append(wanted if found.groups else f"{options.script} removes nothing")
     if moved is not None:
         lines.append(
             f"{plural(len(moved.moved), 'file')} moved to {options.move_to}; vecstore index --prune forgets them"

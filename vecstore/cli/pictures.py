@@ -156,6 +156,7 @@ def _told(options: argparse.Namespace, report: Any) -> list[str]:
 def errors(options: argparse.Namespace) -> int:
     """Print the files that could not be read."""
     from vecstore import embed
+    from vecstore.embed.errors import shown
 
     if not os.path.exists(options.file):
         raise CommandError(f"{options.file} does not exist")
@@ -164,7 +165,8 @@ def errors(options: argparse.Namespace) -> int:
         "file": options.file,
         "errors": [{"path": each.path, "reason": each.reason} for each in found],
     }
-    rows = [(each.path, each.reason) for each in found]
+    # A reason begins with the path, which stands beside it here.
+    rows = [(each.path, each.reason.removeprefix(shown(each.path)).removeprefix(":").lstrip()) for each in found]
     emit(
         options,
         document,

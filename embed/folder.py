@@ -197,13 +197,13 @@ class _Run:
                 continue
             # The picture is let go here: only vectors wait for the commit.
             prepared, item.prepared = item.prepared, None
-            start = time.perf_counter()
+            start = self.model.clock()
             yield from self._with_vectors(batches.put(item, prepared), start)
-        start = time.perf_counter()
+        start = self.model.clock()
         yield from self._with_vectors(batches.end(), start)
 
     def _with_vectors(self, done: list[Batch], start: float) -> Iterator[Read | Failed]:
-        self.report.seconds["embed"] += time.perf_counter() - start
+        self.report.seconds["embed"] += self.model.clock() - start
         for items, vectors in done:
             for item, vector in zip(items, vectors, strict=True):
                 item.vector = vector

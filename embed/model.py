@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ class Model(ABC):
     enough: int | None = None
     # How many pictures make a batch worth computing.
     batch: int = 64
+    # What a batch is timed by: the time that passes, since what computes may be a card, or many threads.
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     @abstractmethod
     def prepare(self, rgb: NDArray[np.uint8]) -> Any:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +99,24 @@ def test_files_that_change_places_change_vectors(
         hit = embed.search(path, image=picture, k=1)[0]
         assert hit.id == str(picture)
         assert hit.distance < 1e-5
+
+
+def test_the_bottleneck_is_not_who_waits(folder: Path, path: str) -> None:
+    """The classic model computes beside threads that decode: the time it waits for them is theirs."""
+
+    class Waits(type(embed.load("classic"))):  # type: ignore[misc]
+        def vectors(self, prepared: Sequence[Any]) -> Any:
+            time.sleep(0.3)
+            return super().vectors(prepared)
+
+    class Card(Waits):
+        clock = staticmethod(time.perf_counter)
+
+    report = embed.index_folder(folder, path, model=Waits())
+    assert report.seconds["embed"] < 0.3
+    report = embed.index_folder(folder, path + "2.vec", model=Card())
+    assert report.seconds["embed"] > 0.3
+    assert report.bottleneck == "embed"
 
 
 def test_a_folder_that_was_renamed_is_not_there_twice(folder: Path, path: str) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 
@@ -72,3 +73,24 @@ def test_no_helper_calls_a_maker() -> None:
         function = each.py_func
         called = (function.__globals__.get(name) for name in function.__code__.co_names)
         assert not [other for other in called if id(other) in makers], function.__qualname__
+
+
+def test_what_a_kernel_has_for_good_is_looked_at_once() -> None:
+    def scaled(factors, vector, result):
+        for j in range(len(vector)):
+            result[j] = factors[0] * vector[j]
+
+    reads, writes = compiling.reads, compiling.writes
+    kernel = compiling.compiled(scaled, reads(types.float64), reads(types.float32), writes(types.float32))
+    factors, vector = np.array([3.0, 5.0]), np.arange(4, dtype=np.float32)
+    for part in (kernel, functools.partial(kernel, factors)):
+        kept = () if isinstance(part, functools.partial) else (factors,)
+        result = np.zeros(4, dtype=np.float32)
+        compiling.trusting(part, *kept)(vector, result)
+        assert result.tolist() == [0, 3, 6, 9]
+    for wrong in (factors.astype(np.float32), factors[None], factors[::-1], 3.0):
+        with pytest.raises(TypeError, match=r"scaled takes .* at place 0"):
+            compiling.trusting(kernel, wrong)
+    result.setflags(write=False)
+    with pytest.raises(TypeError, match="at place 2"):
+        compiling.trusting(kernel, factors, vector, result)

@@ -163,7 +163,7 @@ class Made:
         marks, ends = np.empty(count, np.int64), np.empty(count, np.int64)
         text, packed = np.empty(count, np.uint8), np.full(room + 64, 0xEE, np.uint8)
         code, size, texts = kernels.fetch()(
-            slots, *self.addresses(), self.total, self.per_block, self.capacity, cold, marks, text, ends, packed[:room]
+            *self.addresses(), self.total, self.per_block, self.capacity, slots, cold, marks, text, ends, packed[:room]
         )
         assert (packed[room:] == 0xEE).all()
         if code != kernels.DONE:
@@ -281,8 +281,8 @@ def test_unknown_blocks_and_small_buffers(kernels: Any, made: Any) -> None:
     def ask(slot_blocks: np.ndarray, record_blocks: np.ndarray, wanted: np.ndarray) -> tuple[int, np.ndarray]:
         numbers = np.empty(wanted.size, np.int64), np.empty(wanted.size, np.int64)
         texts, packed = np.empty(wanted.size, np.uint8), np.empty(1 << 18, np.uint8)
-        limits = blocks.total, blocks.per_block, blocks.capacity, 0
-        out = kernels.fetch()(wanted, slot_blocks, record_blocks, *limits, numbers[0], texts, numbers[1], packed)
+        limits = blocks.total, blocks.per_block, blocks.capacity
+        out = kernels.fetch()(slot_blocks, record_blocks, *limits, wanted, 0, numbers[0], texts, numbers[1], packed)
         return out[0], numbers[1]
 
     slot_blocks, record_blocks = blocks.addresses()

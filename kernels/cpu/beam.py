@@ -186,7 +186,7 @@ def _search(
 
 
 def _search_one(
-    tag, frames, weights, codec, mask, others, query, near, room, slack, reranked, wanted, scratch, slots, distances, counters
+    tag, frames, weights, codec, mask, others, near, room, slack, reranked, wanted, query, scratch, slots, distances, counters
 ):
     frame = frames[0]
     if not _fit(frame, query):
@@ -241,8 +241,8 @@ def search(dtype: str) -> Any:
 
 @functools.cache
 def search_one(dtype: str) -> Any:
-    """As `search`, for a single query with little around it: `(frame, weights, codec, mask, others, query (dim), near, room,
-    slack, reranked, wanted, scratch, slots: int64[k], distances: float64[k], counters: int64[4]) -> found`.
+    """As `search`, for a single query with little around it: `(frame, weights, codec, mask, others, near, room, slack,
+    reranked, wanted, query (dim), scratch, slots: int64[k], distances: float64[k], counters: int64[4]) -> found`.
 
     -1 where `search` must be asked: fewer than `wanted` are sure, something is damaged, or no walk has an answer
     to such a query.
@@ -250,7 +250,7 @@ def search_one(dtype: str) -> Any:
     i64 = types.int64
     tag, query, scratch = kinds(dtype)
     answers = (scratch, writes(i64), writes(types.float64), writes(i64))
-    kernel = compiled(_search_one, *given(dtype), reads(query), *_REACH, i64, *answers)
+    kernel = compiled(_search_one, *given(dtype), *_REACH, i64, reads(query), *answers)
     return functools.partial(kernel, tag)
 
 

@@ -40,7 +40,7 @@ def _ask(address, length, cold):
         prefetch(address)
 
 
-def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, cold, marks, text, ends, packed):
+def _fetch(slot_blocks, record_blocks, total_slots, per_block, capacity, slots, cold, marks, text, ends, packed):
     # Each pass reads what the one before led to. Within a pass nothing waits for anything else, so many reads
     # are under way at once: of memory, and of the disk where it is known to be asked.
     count = len(slots)
@@ -115,7 +115,7 @@ def _fetch(slots, slot_blocks, record_blocks, total_slots, per_block, capacity, 
 
 @functools.cache
 def fetch() -> Any:
-    """`(slots: int64[n], slot_blocks: uint64[], record_blocks: uint64[], total_slots, per_block, capacity,
+    """`(slot_blocks: uint64[], record_blocks: uint64[], total_slots, per_block, capacity, slots: int64[n],
     cold, marks: int64[n], text: uint8[n], ends: int64[n], packed: uint8[]) -> (code, bytes, texts)`.
 
     Addresses of blocks go by block number, 0 where one is not known yet. `per_block` is how many slots a
@@ -125,11 +125,10 @@ def fetch() -> Any:
     holds the numbers of the records' blocks; after TOO_SMALL, `bytes` says how many are needed.
     """
     i64, u8, u64 = types.int64, types.uint8, types.uint64
-    blocks = (reads(u64), reads(u64), i64, i64, i64, i64)
-    return compiled(_fetch, reads(i64), *blocks, writes(i64), writes(u8), writes(i64), writes(u8))
+    blocks = (reads(u64), reads(u64), i64, i64, i64)
+    return compiled(_fetch, *blocks, reads(i64), i64, writes(i64), writes(u8), writes(i64), writes(u8))
 
 
-@functools.cache
-def fetch_trusting() -> Any:
-    """As `fetch`, where all that is handed over is what it takes: contiguous, and of the right types."""
-    return trusting(fetch())
+def fetch_by(*tables: Any) -> Any:
+    """`fetch` from these tables: what it takes besides is handed over contiguous, and of the right types."""
+    return trusting(fetch(), *tables)

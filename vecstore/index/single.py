@@ -33,12 +33,11 @@ class Single:
 
     def __init__(self, walk: Walk, mask: NDArray[np.uint8], others: NDArray[np.int64], k: int, reach: Reach, wanted: int) -> None:
         kernels = dispatch.cpu()
-        self._beam = kernels.beam
-        self._kernel = kernels.compile.trusting(self._beam.search_one(walk.settings.dtype))
-        self._given = walk.frame, walk.weights, walk.codec, mask, others
-        self._reach = reach.near, reach.room, reach.slack, reach.reranked, wanted
+        given = walk.frame, walk.weights, walk.codec, mask, others
+        far = reach.near, reach.room, reach.slack, reach.reranked, wanted
+        self._kernel = kernels.compile.trusting(kernels.beam.search_one(walk.settings.dtype), *given, *far)
         self._cold, self._watch = walk.frame["cold"], walk.watch
-        self._k, self._width = k, len(walk.codec[2])
+        self._frame, self._width, self._k, self._reach = walk.frame, len(walk.codec[2]), k, reach
         # One for each call that was ever under way beside others.
         self._idle: list[tuple[Any, NDArray[np.int64], NDArray[np.int64]]] = []
 
@@ -54,13 +53,13 @@ class Single:
         scratch, slots, counters = room
         distances = np.empty(self._k)
         self._cold[0] = self._watch.cold
-        found = self._kernel(*self._given, query, *self._reach, scratch, slots, distances, counters)
+        found = self._kernel(query, scratch, slots, distances, counters)
         self._watch.glance()
         answer = None if found < 0 else (slots[:found].copy(), distances[:found])
         self._idle.append(room)
         return answer
 
     def _scratch(self, query: NDArray[Any]) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
-        _, room, _, reranked, _ = self._reach
-        scratch = self._beam.scratch(self._given[0], self._width, query, room, reranked)
+        reach = self._reach
+        scratch = dispatch.cpu().beam.scratch(self._frame, self._width, query, reach.room, reach.reranked)
         return scratch, np.empty(self._k, dtype=np.int64), np.zeros(4, dtype=np.int64)

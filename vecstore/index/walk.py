@@ -236,11 +236,11 @@ class Walker:
     @cached_property
     def _is_query(self) -> Any:
         kernels = dispatch.cpu()
-        return kernels.compile.trusting(kernels.beam.is_query(self.settings.dtype))
+        return kernels.compile.trusting(kernels.beam.is_query(self.settings.dtype), self.frame)
 
     def takes(self, query: NDArray[Any]) -> bool:
         """Whether there are distances to a query, which is contiguous and aligned, of float32 or of packed bits."""
-        found: bool = self._is_query(self.frame, query)
+        found: bool = self._is_query(query)
         return found
 
     def single(

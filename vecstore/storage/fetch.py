@@ -79,10 +79,12 @@ def fetch_plainly(blocks: Blocks, slots: Numbers) -> Fetched:
 class _Tables:
     """Where a state's blocks lie, as far as they were asked for: by number, 0 for one that was not yet."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, kernels: Any) -> None:
         self.slot_blocks: _Addresses = np.zeros(state.header.counts[keys.SLOTS], dtype=np.uint64)
         self.record_blocks: _Addresses = np.zeros(state.header.counts[keys.RECORDS], dtype=np.uint64)
-        self.sizes = state.header.slots, state.layout.table_payload // SLOT_BYTES, state.layout.record_payload
+        self.slots_a_block = state.layout.table_payload // SLOT_BYTES
+        sizes = state.header.slots, self.slots_a_block, state.layout.record_payload
+        self.run = kernels.fetch_by(self.slot_blocks, self.record_blocks, *sizes)
         # A whole verification begins to check anew, and so do we.
         self.checked = state.checked
         self.likely_bytes = _LIKELY_BYTES
@@ -92,22 +94,19 @@ def _fetch(kernels: Any, state: State, slots: Numbers, *, cold: bool) -> Fetched
     """None where the plain path must say what is the matter."""
     tables: Any = state.cache.get("fetch")
     if tables is None or tables.checked is not state.checked:
-        tables = state.cache["fetch"] = _Tables(state)
+        tables = state.cache["fetch"] = _Tables(state, kernels)
     count = slots.size
     marks, ends, text = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.uint8)
     packed = np.empty(min(count * tables.likely_bytes, _MOST_GUESSED), np.uint8)
-    run = kernels.fetch_trusting()
     while True:
-        code, size, texts = run(
-            slots, tables.slot_blocks, tables.record_blocks, *tables.sizes, cold, marks, text, ends, packed
-        )
+        code, size, texts = tables.run(slots, cold, marks, text, ends, packed)
         if code == kernels.DONE:
             if packed.size > 4 * size + 4096:
                 tables.likely_bytes = _guess(size, count)
                 packed = packed[:size].copy()
             return Fetched(marks, text if texts else None, ends, packed[:size])
         if code == kernels.UNKNOWN_SLOTS:
-            _find(state, keys.SLOTS, tables.slot_blocks, slots // tables.sizes[1])
+            _find(state, keys.SLOTS, tables.slot_blocks, slots // tables.slots_a_block)
         elif code == kernels.UNKNOWN_RECORDS:
             _find(state, keys.RECORDS, tables.record_blocks, ends)
         elif code == kernels.TOO_SMALL:

@@ -277,9 +277,9 @@ def test_what_is_chosen_in_every_form_before_and_after_changes(
 ) -> None:
     size = max(map(len, versions))
     parsed = [where.parse(expression) for expression in asked]
-    ready = {name: Column(size) for one in parsed for name in one.fields}
     now: list[dict[str, Any]] = [{}] * size
     with told(few, often):
+        ready = {name: Column(size) for one in parsed for name in one.fields}
         for some in versions:
             now[: len(some)] = some
             for name, column in ready.items():
@@ -289,22 +289,44 @@ def test_what_is_chosen_in_every_form_before_and_after_changes(
                     check(one, ready, size, [naive(expression, record) for record in now])
 
 
-numbers = st.lists(st.integers(0, 30) | st.just(MISSING) | st.sampled_from(["a", "b", "c", True, None]), max_size=200)
-bounds = st.fixed_dictionaries({}, optional=dict.fromkeys(columns.ORDER, st.integers(-1, 31))).filter(bool)
+places = st.integers(-1, 32)
+ranges = st.fixed_dictionaries({}, optional=dict.fromkeys(columns.ORDER, places)).filter(bool)
+lookups = ranges | st.fixed_dictionaries({"$in": st.lists(places, min_size=2, max_size=40)}) | places
 
 
-@settings(max_examples=300, deadline=None)
-@given(numbers, st.lists(bounds | st.sampled_from(["a", 3]), min_size=1, max_size=3), fews, st.sampled_from([1, 4, 32]))
-def test_ranges_among_many_slots(values: list[Any], asked: list[Any], few: int, masks: int) -> None:
-    """Long enough for masks that are known to differ from those asked for, at both ends."""
-    column = Column(len(values) + 5)
-    column.put(np.arange(len(values)), values)
-    records = [{} if value is MISSING else {"f": value} for value in values] + [{}] * 5
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(0, 1), (BIG, 1), (BIG, 2), (-BIG - 40, 1)]),
+    st.lists(lookups, min_size=1, max_size=3),
+    fews,
+    st.sampled_from([1, 4, 32]),
+)
+def test_lookups_among_many_slots(
+    seed: int, scale: tuple[int, int], asked: list[Any], few: int, masks: int
+) -> None:
+    """Enough slots for masks that are known to differ from those asked for, at both ends; some integers are no float64."""
+    random = np.random.default_rng(seed)
+    first, step = scale
+    size = int(random.integers(100, 300))
+    values: list[Any] = [first + step * place for place in random.integers(0, 31, size).tolist()]
+    for slot in np.flatnonzero(random.random(size) < 0.2):
+        values[slot] = random.choice(np.array([None, True, "a", MISSING], dtype=object))
+
+    def moved(operand: Any) -> Any:
+        if isinstance(operand, dict):
+            return {key: moved(one) for key, one in operand.items()}
+        return [moved(one) for one in operand] if isinstance(operand, list) else first + operand
+
+    records: list[dict[str, Any]] = [{} if value is MISSING else {"f": value} for value in values]
+    parts = [{"f": moved(one)} for one in asked]
     with told(few, masks=masks):
-        for joined in ("$and", "$or"):
-            expression = {joined: [{"f": one} for one in asked]}
-            matching = [naive({"$and": [expression]}, record) for record in records]
-            check(where.parse(expression), {"f": column}, column.size, matching)
+        column = Column(size)
+        column.put(np.arange(size), values)
+        for expression in ({"$and": parts}, {"$or": parts}, {"$not": parts[0]}):
+            expected = [naive(expression, record) for record in records]
+            check(where.parse(expression), {"f": column}, size, expected)
+        assert column._by_number.nbytes  # it was looked up
 
 
 texts = st.sampled_from(["IMG_1", "IMG_22", "img 3", "2024-05-01", "2024-05-01T10:00:00Z", "x", [48.1, 11.5], [50, 8], 3, MISSING])
@@ -329,13 +351,13 @@ of_texts = st.sampled_from(
 @given(st.lists(texts, max_size=40), st.lists(of_texts, min_size=1, max_size=3), st.data(), fews)
 def test_questions_about_distinct_values(values: list[Any], asked: list[Any], data: st.DataObject, few: int) -> None:
     """Of all of them, and of those alone that a few slots have."""
-    column = Column(len(values))
-    column.put(np.arange(len(values)), values)
     records: list[dict[str, Any]] = [{} if value is MISSING else {"f": value} for value in values]
     parsed = where.parse({"$and": [{"f": one} for one in asked]})
     expected = [parsed.matches(record) for record in records]
     some = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=4) if values else st.just([]))
     with told(few):
+        column = Column(len(values))
+        column.put(np.arange(len(values)), values)
         for _ in range(2):
             check(parsed, {"f": column}, column.size, expected)
             found = parsed._root.at({"f": column}, np.array(some, dtype=np.int32))

@@ -34,7 +34,7 @@ class CpuTarget:
 
 
 _CPU = (
-    "beam", "checksum", "chosen", "distance", "ends", "gram", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
+    "beam", "checksum", "chosen", "distance", "ends", "gram", "join", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
     "scan", "select", "tile",
 )  # fmt: skip
 # Loaded with whichever kernel is first, and with it Numba.

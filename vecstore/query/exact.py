@@ -43,7 +43,7 @@ _MOST_QUERIES, _MOST_POOL = 256, 4096
 # Rows are compared again in portions of this many numbers.
 _PORTION = 1 << 23
 # A thread is worth starting for this many bytes of rows.
-_THREAD_BYTES = 4 << 20
+_THREAD_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def nearest(
     device: Device | None = None,
 ) -> Sequence[Found]:
     """The k nearest candidates of each query: (slots, public distances), by distance and then slot."""
-    count = int(np.count_nonzero(mask.view(np.bool_)))
+    count = _count(blocks, mask)
     k = min(k, count)
     if k == 0:
         return [_nothing() for _ in queries]
@@ -131,7 +131,7 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
     if radius < 0 and settings.metric != "ip":
         return [_nothing() for _ in queries]
     limit = float(reference.internal(settings.metric, float(radius)))
-    count = int(np.count_nonzero(mask.view(np.bool_)))
+    count = _count(blocks, mask)
     # The rounding of a long product has no bound that is useful here, so ip is compared in float64 alone.
     if settings.metric == "ip" or _is_small(count * settings.dim * len(prepared)):
         slots = np.flatnonzero(mask)
@@ -142,6 +142,13 @@ def within(blocks: Blocks, queries: NDArray[Any], radius: float, mask: Mask, thr
         slots = _maybe_inside(blocks, targets, query, limit * (1 + 1e-4) + 1e-5, threads)
         found.append(_inside(blocks, query, slots, limit))
     return found
+
+
+def _count(blocks: Blocks, mask: Mask) -> int:
+    """How many candidates there are; of all that are live the header says it."""
+    if mask is blocks.cache.get("live"):
+        return blocks.header.records
+    return int(np.count_nonzero(mask.view(np.bool_)))
 
 
 class _Compared:

@@ -86,6 +86,8 @@ kernels = {
     "nodes of the chosen": cpu.chosen.nodes_of(),
     "nearest": cpu.gram.nearest(),
     "leaf": cpu.leaf.leaf_edges(),
+    "join": cpu.join.join("l2", "uint8"),
+    "join of bits": cpu.join.join("hamming", "binary"),
     "collect": cpu.prune.collect(),
     "prune": cpu.prune.prune_all(),
     "turn round": cpu.prune.turn_round(),
@@ -193,4 +195,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 26
+    assert len(output.splitlines()) == 28

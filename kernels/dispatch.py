@@ -34,8 +34,8 @@ class CpuTarget:
 
 
 _CPU = (
-    "beam", "checksum", "chosen", "distance", "ends", "gram", "join", "knit", "later", "leaf", "merge", "order", "packing", "pick", "prune",
-    "scan", "select", "tile",
+    "among", "beam", "bundles", "checksum", "chosen", "distance", "ends", "gram", "join", "knit", "later", "leaf", "merge",
+    "order", "packing", "pick", "prune", "scan", "select", "tile",
 )  # fmt: skip
 # Loaded with whichever kernel is first, and with it Numba.
 _COMPILE = f"{__package__}.cpu.compile"

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 import vecstore
 from vecstore import config
-from vecstore.index.chosen import Chosen, Costs, Search
+from vecstore.index.chosen import Chosen
+from vecstore.index.single import SingleAmong
 from vecstore.index.walk import DamageFound
+from vecstore.index.ways import Costs, Search
 
 DATA = Path(os.environ.get("VECSTORE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 DIM, COUNT = 24, 3000
 CENTRES = np.random.default_rng(9).normal(size=(12, DIM))
 
-WAYS = {"walk": (0.0, 1.0), "codes": (1.0, 0.0)}
+WAYS = {way: {each: float(each != way) for each in ("graph", "bundles", "codes")} for way in ("graph", "bundles", "codes")}
 
 
 @pytest.fixture(autouse=True)
@@ -143,37 +145,37 @@ def test_one_by_one_as_in_a_batch(filled: vecstore.Collection, kind: tuple[str, 
 
 def test_explain_says_which_way(filled: vecstore.Collection, kind: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     [query], _ = vectors(kind, 1, seed=1)
-    for name, predicted in WAYS.items():
+    for place, (name, predicted) in enumerate(WAYS.items()):
         monkeypatch.setattr(Costs, "predict", lambda self, chosen, predicted=predicted: predicted)
-        said = filled.explain(query, where={"share": {"$lt": 0.7 if name == "walk" else 0.6}})
-        assert said["plan"] == ("graph" if name == "walk" else "codes")
-        assert said["predicted"] == {"graph": predicted[0], "codes": predicted[1]}
+        said = filled.explain(query, where={"share": {"$lt": 0.6 + 0.1 * place}})
+        assert said["plan"] == name
+        assert said["predicted"] == predicted
         assert said["hits"] == 10
-        assert (said["hops"] > 0) == (name == "walk")
+        assert name == "bundles" or (said["hops"] > 0) == (name == "graph")
         if name == "codes":
             assert said["scores"] == said["candidates"]
 
 
 def test_a_walk_that_meets_nothing_that_matches_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that matches is far from the queries: a walk looks round them in vain."""
-    monkeypatch.setattr(Costs, "predict", lambda self, chosen: WAYS["walk"])
+    monkeypatch.setattr(Costs, "predict", lambda self, chosen: WAYS["graph"])
     data, group = clustered(COUNT)
     far = np.argsort(((CENTRES - CENTRES[0]) ** 2).sum(1))[-6:]
     with vecstore.open(tmp_path / "c.vec", dim=DIM, metric="l2", durability="none") as c:
         c.add(np.arange(COUNT), data, metadata(group))
         queries = data[group == 0][:40] + 0.01
         where = {"group": {"$in": far.tolist()}}
-        assert c.explain(queries, where=where)["codes_scanned_for"] >= 30
+        assert c.explain(queries, where=where)["given_up"] >= 30
         assert share_found(c, queries, where) >= 0.95
 
 
 def test_costs_are_measured_and_decide(filled: vecstore.Collection, kind: tuple[str, str]) -> None:
     [query], _ = vectors(kind, 1, seed=1)
     few, many = (filled.explain(query, where={"share": {"$lt": s}}) for s in (0.02, 0.999))
-    assert few["plan"] == "codes"
+    assert few["plan"] != "graph"
     for said in (few, many):
-        assert 0 < said["predicted"]["graph"] < 1
-        assert 0 < said["predicted"]["codes"] < 1
+        assert sorted(said["predicted"]) == ["bundles", "codes", "graph"]
+        assert all(0 < seconds < 1 for seconds in said["predicted"].values())
     assert few["predicted"]["codes"] < many["predicted"]["codes"]
     assert few["predicted"]["graph"] > many["predicted"]["graph"]
 
@@ -295,6 +297,7 @@ def test_damage_is_told_by_a_filter_that_was_asked_before(
         raise DamageFound(graph=False, number=0, foreign=True)
 
     monkeypatch.setattr(Search, "_run", meet_damage)
+    monkeypatch.setattr(SingleAmong, "search", lambda *_: None)
     with pytest.raises(vecstore.CorruptionError, match="block"):
         filled.search(query, where=where)
 
@@ -303,11 +306,14 @@ def test_chosen_knows_its_nodes(filled: vecstore.Collection, kind: tuple[str, st
     state = filled._file.snapshot().state
     ready = filled._graph.ready(state)
     assert ready is not None
+    slots = np.array([1500, 3, 77], dtype=np.int32)
     mask = np.zeros_like(ready.mask)
-    mask[[3, 77, 1500]] = 1
-    chosen = Chosen(ready.walker, mask, np.zeros(0, np.int64), None)
-    assert chosen.count == 3
-    assert sorted(ready.walker.resident.slots[chosen.nodes].tolist()) == [3, 77, 1500]
+    mask[slots] = 1
+    none = np.zeros(0, np.int64)
+    for chosen in Chosen.among(ready.walker, slots), Chosen(ready.walker, np.packbits(mask, bitorder="little"), None, none, None):
+        assert chosen.count == 3
+        assert sorted(ready.walker.resident.slots[chosen.nodes].tolist()) == [3, 77, 1500]
+        assert (np.diff(chosen.nodes.astype(int)) > 0).all()
 
 
 # -- real vectors

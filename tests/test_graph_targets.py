@@ -81,7 +81,11 @@ kernels = {
     "walk of bits": cpu.beam.search("binary"),
     "walk for one": cpu.beam.search_one("float32"),
     "walk for one of bits": cpu.beam.search_one("binary"),
-    "walk for the chosen": cpu.chosen.walk("float32"),
+    "walk for the chosen": cpu.among.search("float32"),
+    "look into bundles": cpu.bundles.search("float32"),
+    "bundles": cpu.bundles.make(),
+    "count of the chosen": cpu.chosen.count(),
+    "words of the chosen": cpu.chosen.put(),
     "scan of the chosen": cpu.chosen.scan("float32"),
     "nodes of the chosen": cpu.chosen.nodes_of(),
     "nearest": cpu.gram.nearest(),
@@ -195,4 +199,4 @@ def test_the_kernels_compile_for_arm(printed: Any) -> None:
     output = printed("arm")
     if "no target" in output:
         pytest.skip("this llvmlite has no aarch64 target")
-    assert len(output.splitlines()) == 28
+    assert len(output.splitlines()) == 32

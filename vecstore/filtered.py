@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecstore.config import DEFAULT_K
 from vecstore.graph import Ready, explained, merged
 from vecstore.index import space
-from vecstore.index.chosen import Chosen, Costs, Search, Trial
+from vecstore.index.chosen import Chosen
 from vecstore.index.walk import Effort
+from vecstore.index.ways import Costs, Search, Trial
 from vecstore.query import exact
 from vecstore.query.fields import Fields
 from vecstore.query.found import Found
+from vecstore.query.matching import Matching
 from vecstore.query.where import Where
 from vecstore.storage.state import Blocks, Numbers, State
 from vecstore.storage.vectors import read_rows
@@ -24,7 +27,7 @@ _KEPT_BYTES = 32 << 20
 # Ways of asking that are kept ready for the next time.
 _MOST_WAYS = 32
 # So many stored vectors are searched for to see what searches take.
-_MEASURED = 9
+_MEASURED = 60
 
 
 class Filtered:
@@ -47,10 +50,10 @@ class Filtered:
     def chosen(self, state: State, ready: Ready, where: Where) -> Chosen:
         """What a filter chooses of a snapshot."""
         found = self.known(ready, where)
-        if found is not None:
-            return found
-        matching = self.matching(state, where)
-        found = _chosen(ready, matching.view(np.uint8))
+        return self._keep(ready, where, self._choose(state, where)) if found is None else found
+
+    def _keep(self, ready: Ready, where: Where, matching: Matching) -> Chosen:
+        found = _chosen(ready, matching)
         with self._lock:
             if self._of is not ready:
                 self._of, self._kept, self._bytes = ready, {}, 0
@@ -64,9 +67,12 @@ class Filtered:
 
     def matching(self, blocks: Blocks, where: Where) -> NDArray[np.bool_]:
         """Which slots match; dead ones may."""
+        return self._choose(blocks, where).mask()
+
+    def _choose(self, blocks: Blocks, where: Where) -> Matching:
         if where.everything:
-            return np.ones(blocks.header.slots, dtype=bool)
-        return self._fields.matching(blocks, where)
+            return Matching.of(np.ones(blocks.header.slots, dtype=bool))
+        return self._fields.choose(blocks, where)
 
     def nearest(
         self,
@@ -101,16 +107,18 @@ class Filtered:
         asked: tuple[int, float | None, int | None],
         threads: int,
     ) -> Found | None:
-        """As ``nearest``, for one query; None where it is not known yet what the filter chooses."""
+        """As ``nearest``, for one query; None where ``nearest`` must be asked, since something is to be read or measured first."""
         chosen = self.known(ready, where)
-        search = None if chosen is None else chosen.searches.get(asked)
-        if chosen is None or search is None:
-            return None
-        with explained(state):
-            slots, distances, sizes = search.one(query[None], threads, exact.executor)
-        size = int(sizes[0])
-        found = slots[0, :size], distances[0, :size]
-        if chosen.many is None:
+        if chosen is None:
+            matching = None if where.everything else self._fields.at_hand(state, where)
+            chosen = None if matching is None else self._keep(ready, where, matching)
+        search: Search | None = None
+        if chosen is not None:
+            search = chosen.searches.get(asked)
+            if search is None and ready.stamp in self._costs:
+                search = self._search(state, ready, chosen, asked)
+        found = None if search is None else search.one(query, threads)
+        if chosen is None or found is None or chosen.many is None:
             return found
         [others] = exact.nearest(state, query[None], asked[0], chosen.many, threads)
         return merged(found, others, asked[0])
@@ -118,13 +126,13 @@ class Filtered:
     def _search(
         self, state: State, ready: Ready, chosen: Chosen, asked: tuple[int, float | None, int | None]
     ) -> Search:
-        search = chosen.searches.get(asked)
+        search: Search | None = chosen.searches.get(asked)
         if search is None:
             # What searches take here is measured when the first is asked for, so that all later ones are done alike.
             costs = self._costs.get(ready.stamp)
             if costs is None:
-                everything = Chosen(ready.walker, ready.mask, ready.few[:0], None)
-                costs = Trial(everything, *asked).measure(_some(state, ready))
+                everything = Chosen(ready.walker, ready.bits, None, ready.few[:0], None)
+                costs = Trial(everything, DEFAULT_K).measure(_some(state, ready))
                 self._costs = {ready.stamp: costs}
             if len(chosen.searches) >= _MOST_WAYS:
                 chosen.searches.clear()
@@ -140,8 +148,21 @@ def _some(state: State, ready: Ready) -> NDArray[Any]:
     return np.require(rows, requirements=("C", "A"))
 
 
-def _chosen(ready: Ready, matching: NDArray[np.uint8]) -> Chosen:
-    size = ready.mask.size
+def _chosen(ready: Ready, matching: Matching) -> Chosen:
+    matching = matching.first(ready.mask.size)
+    resident, slots = ready.walker.resident, matching.slots
+    if slots is None or resident.nodes_of is None:
+        return _chosen_by_mask(ready, matching.mask().view(np.uint8))
+    few: Numbers = ready.few[np.isin(ready.few, slots)] if ready.few.size else ready.few
+    many = None
+    if ready.many is not None:
+        many = np.zeros_like(ready.many)
+        many[slots] = ready.many[slots]
+    return Chosen(ready.walker, None, slots[ready.mask[slots] > 0], few, many)
+
+
+def _chosen_by_mask(ready: Ready, matching: NDArray[np.uint8]) -> Chosen:
     few: Numbers = ready.few[matching[ready.few] > 0]
-    many = None if ready.many is None else ready.many & matching[:size]
-    return Chosen(ready.walker, ready.mask & matching[:size], few, many)
+    many = None if ready.many is None else ready.many & matching
+    bits = np.packbits(matching, bitorder="little") & ready.bits
+    return Chosen(ready.walker, bits, None, few, many)

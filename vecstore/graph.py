@@ -10,6 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import msgpack
@@ -68,6 +69,11 @@ class Ready:
     checked: object
     # The same for all states of a graph until it is built anew.
     stamp: int
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """The mask, a bit each, the lowest first."""
+        return np.packbits(self.mask, bitorder="little")
 
 
 class Graph:

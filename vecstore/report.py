@@ -102,10 +102,9 @@ def plan(
         pending = int(pending_slots(blocks).size)
         filtered: dict[str, Any] = {}
         if effort.predicted is not None:
-            walk, codes = effort.predicted
-            filtered = {"codes_scanned_for": effort.scanned, "predicted": {"graph": walk, "codes": codes}}
+            filtered = {"given_up": effort.given_up, "predicted": effort.predicted}
         return filtered | {
-            "plan": "codes" if effort.scanned == queries and effort.predicted is not None else "graph",
+            "plan": effort.plan,
             "exact": False,
             "queries": queries,
             "candidates": candidates,

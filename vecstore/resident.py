@@ -105,7 +105,7 @@ def _read(blocks: State, stamp: tuple[bytes, int]) -> _Kept:
 def _refresh(kept: _Kept, blocks: State) -> None:
     graph, before = graph_of(blocks), kept.graph
     changed = {kind: changed_words(kept.words, blocks, kind) for kind in kept.words}
-    resident = parameters(blocks, kept.resident.watch) if changed[keys.INDEX].size else kept.resident
+    resident = parameters(blocks, kept.resident) if changed[keys.INDEX].size else kept.resident
     if graph.nodes > len(kept.codes):
         codes = room_for_codes(int(_ROOM * graph.nodes), graph.code_bytes)
         codes[: before.nodes] = kept.codes[: before.nodes]
@@ -118,6 +118,7 @@ def _refresh(kept: _Kept, blocks: State) -> None:
         first = number * per_block
         count = min(per_block, graph.nodes - first)
         kept.codes[first : first + count] = stored.code_rows(blocks, first, count)
+        resident.bundled.changed(first, count)
     _rename(kept, blocks, changed[keys.NODES])
     if graph.edges_origin != before.edges_origin:
         kept.later = _chained(stored.read_edges(blocks), blocks)
@@ -190,8 +191,8 @@ def changed_words(known: dict[int, Words], blocks: State, kind: int) -> Numbers:
     return changed
 
 
-def parameters(blocks: Blocks, watch: Any = None) -> Resident:
-    """What the index block says; codes, slots and later edges are left out."""
+def parameters(blocks: Blocks, before: Resident | None = None) -> Resident:
+    """What the index block says; codes, slots and later edges are left out. What goes on from an older one is its."""
     graph = graph_of(blocks)
     try:
         content = msgpack.unpackb(stored.read_index(blocks))
@@ -207,7 +208,7 @@ def parameters(blocks: Blocks, watch: Any = None) -> Resident:
         raise damaged(keys.INDEX, graph.index_first, f"it cannot be read ({error})") from None
     none = np.zeros((0, codec.code_bytes), np.uint8), np.zeros(0, np.uint32)
     resident = Resident(codec, *none, entries, calibration, limit, distortion)
-    return resident if watch is None else replace(resident, watch=watch)
+    return resident if before is None else replace(resident, watch=before.watch, bundled=before.bundled)
 
 
 def _read_codec(content: Any, settings: config.Settings) -> Codec | Bits:

@@ -91,6 +91,28 @@ def store(typingctx: Any, target: Any, value: Any) -> Any:
 
 
 @intrinsic
+def load_flag(typingctx: Any, source: Any, index: Any) -> Any:
+    """A byte that another thread may set: what it wrote before is seen by what comes after."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.gep(args[0], [args[1]]), "acquire", 1)
+
+    return types.uint8(types.CPointer(types.uint8), types.int64), emit
+
+
+@intrinsic
+def set_flag(typingctx: Any, target: Any, index: Any) -> Any:
+    """Sets such a byte to 1."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8)
+        builder.store_atomic(byte(1), builder.gep(args[0], [args[1]]), "release", 1)
+        return context.get_dummy_value()
+
+    return types.void(types.CPointer(types.uint8), types.int64), emit
+
+
+@intrinsic
 def element(typingctx: Any, source: Any, index: Any) -> Any:
     """`source[index]` as float32, at any alignment."""
 

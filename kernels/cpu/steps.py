@@ -92,11 +92,17 @@ _JACCARD_STEPS = np.float32(1 << 24)
 @helper
 def score_node(frame, node, state):
     code = frame.codes + node * frame.code_bytes
-    if frame.kind == BITS:
-        return types.int32(hamming_count(code, state, frame.code_bytes))
-    if frame.kind == _BITS_JACCARD:
-        return types.int32(jaccard_row(code, state, frame.code_bytes) * _JACCARD_STEPS)
+    if frame.kind >= BITS:
+        return score_bits(frame.kind, code, state, frame.code_bytes)
     return score(frame.kind, code, state, frame.code_bytes)
+
+
+@helper
+def score_bits(kind, code, state, n_bytes):
+    """As `codes.score`, of packed bits."""
+    if kind == BITS:
+        return types.int32(hamming_count(code, state, n_bytes))
+    return types.int32(jaccard_row(code, state, n_bytes) * _JACCARD_STEPS)
 
 
 @helper

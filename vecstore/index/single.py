@@ -1,4 +1,4 @@
-"""Walks for one vector at a time: all that is the same from call to call is laid out once."""
+"""Searches for one vector at a time: all that is the same from call to call is laid out once."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Walk(Protocol):
     def codec(self) -> tuple[Any, ...]: ...
     @property
     def watch(self) -> Watch: ...
+
+    def trusted(self, kernel: Any) -> Any: ...
 
 
 class Single:
@@ -63,3 +65,42 @@ class Single:
         reach = self._reach
         scratch = dispatch.cpu().beam.scratch(self._frame, self._width, query, reach.room, reach.reranked)
         return scratch, np.empty(self._k, dtype=np.int64), np.zeros(4, dtype=np.int64)
+
+
+class Lost(Exception):  # noqa: N818 – no error: the way that is left is asked then
+    """A walk gave up: few of those near its query were chosen."""
+
+
+class SingleAmong:
+    """Searches for k neighbours of one vector among chosen ones, by a kernel that answers many. Threads may share it.
+
+    ``among`` is what the kernel takes of the chosen, ``ways`` how far it looks.
+    """
+
+    def __init__(
+        self, walk: Walk, kernel: Any, among: NDArray[Any], others: NDArray[np.int64], k: int, ways: NDArray[np.void]
+    ) -> None:
+        self._kernel, self._among = walk.trusted(kernel), (among, others)
+        self._lost: int = dispatch.cpu().chosen.LOST
+        self._ways, self._k = ways, k
+        self._cold, self._watch = walk.frame["cold"], walk.watch
+        # One for each call that was ever under way beside others.
+        self._idle: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def search(self, query: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """(slots, distances), nearest first; None where it met damage. The query is one that the walk ``takes``."""
+        try:
+            room = self._idle.pop()
+        except IndexError:
+            room = np.empty((1, self._k), dtype=np.int64), np.empty(1, dtype=np.int64), np.zeros(4, dtype=np.int64)
+        slots, sizes, counters = room
+        distances = np.empty((1, self._k))
+        self._cold[0] = self._watch.cold
+        self._kernel(*self._among, query[None], self._ways, slots, distances, sizes, counters)
+        self._watch.glance()
+        found = sizes.item()
+        answer = None if found < 0 else (slots[0, :found].copy(), distances[0, :found])
+        self._idle.append(room)
+        if found == self._lost:
+            raise Lost
+        return answer

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vecstore.config import Settings
 from vecstore.index.bits import Bits
+from vecstore.index.bundles import Bundled
 from vecstore.index.calibrate import Calibration, Reach, reach_of_list
 from vecstore.index.codec import Codec
 from vecstore.index.knit import NO_LATER, Later
@@ -101,10 +102,11 @@ class Resident:
     watch: Watch = field(default_factory=Watch, compare=False)
     # The node of each slot; for slots that newer snapshots changed, as they have it.
     nodes_of: NDArray[np.uint32] | None = None
+    bundled: Bundled = field(default_factory=Bundled, compare=False)
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.slots.nbytes + self.entries.nbytes + self.later.nbytes
+        return self.codes.nbytes + self.slots.nbytes + self.entries.nbytes + self.later.nbytes + self.bundled.nbytes
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,11 @@ class Effort:
     scores: int
     reranked: int
     lost: Numbers = field(default_factory=lambda: _NONE, compare=False)
-    # Of a search with a filter: how many queries were answered by the codes of all that it chose, and the seconds
-    # that a walk for one query was thought to take, and scanning the codes.
-    scanned: int = 0
-    predicted: tuple[float, float] | None = None
+    # Of a search with a filter: the way it took, how many of its walks gave up and were answered in another way, and the
+    # seconds that each way was thought to take for one query.
+    plan: str = "graph"
+    given_up: int = 0
+    predicted: dict[str, float] | None = None
 
     def __add__(self, other: Effort) -> Effort:
         return Effort(self.hops + other.hops, self.scores + other.scores, self.reranked + other.reranked)
@@ -225,6 +228,7 @@ class Walker:
         self.codec = resident.codec.parameters
         self.watch = resident.watch
         self._counted: tuple[NDArray[np.uint8], int] | None = None
+        self._trusted: dict[Any, Any] = {}
         self._reaches: dict[tuple[int, float | None, int | None], Reach] = {}
         # What ``single`` made, or None where another way is taken; by what was asked for.
         self.singles: dict[tuple[int, float | None, int | None], Single | None] = {}
@@ -232,6 +236,14 @@ class Walker:
     @cached_property
     def _search(self) -> Any:
         return dispatch.cpu().beam.search(self.settings.dtype)
+
+    def trusted(self, kernel: Any) -> Any:
+        """A kernel that has what it reads of the graph already, and takes all else for what it was compiled for."""
+        found = self._trusted.get(kernel)
+        if found is None:
+            trusting = dispatch.cpu().compile.trusting
+            found = self._trusted[kernel] = trusting(kernel, self.frame, self.weights, self.codec)
+        return found
 
     @cached_property
     def _is_query(self) -> Any:

@@ -75,11 +75,24 @@ class Fields:
         with self._lock:
             if self._of is not blocks.checked:  # the file was replaced, and its block numbers mean others
                 self._kept, self._of = {}, blocks.checked
-            columns = self._refreshed(blocks, where.fields)
-            longest = max([size, *(column.size for column in columns.values())])
-            for column in columns.values():
-                column.resize(longest)
-            return where.choose(columns, longest).first(size)
+            return self._chosen(self._refreshed(blocks, where.fields), where, size)
+
+    def at_hand(self, state: State, where: Where) -> Matching | None:
+        """As ``choose``, where nothing is to be read for it; else None."""
+        newest = state.meta.transaction
+        with self._lock:
+            kept = {field: self._kept.get(field) for field in where.fields}
+            if self._of is not state.checked or any(each is None or each.transaction != newest for each in kept.values()):
+                return None
+            columns = {field: each.column for field, each in kept.items() if each is not None}
+            return self._chosen(columns, where, state.header.slots)
+
+    @staticmethod
+    def _chosen(columns: dict[str, Column], where: Where, size: int) -> Matching:
+        longest = max([size, *(column.size for column in columns.values())])
+        for column in columns.values():
+            column.resize(longest)
+        return where.choose(columns, longest).first(size)
 
     def _refreshed(self, state: State, fields: frozenset[str]) -> dict[str, Column]:
         newest = state.meta.transaction

@@ -148,20 +148,9 @@ def _search_walking(
         for i in range(frame.entry_count):
             fresh[i] = load(as_uint32(frame.entries), i)
         size = walk(
-            frame,
-            way,
-            weights,
-            chosen_of,
-            address_of(state),
-            offset,
-            seen,
-            asked,
-            pool,
-            fresh,
-            frame.entry_count,
-            best,
-            counters,
-        )
+            frame, way, weights, chosen_of, address_of(state), offset, seen, asked, pool, fresh, frame.entry_count,
+            best, counters,
+        )  # fmt: skip
         sizes[q] = size
         if size >= 0:
             sizes[q] = compare_best(

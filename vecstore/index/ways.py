@@ -194,7 +194,7 @@ class Trial(_Look):
 
     def _some(self, share: float) -> Chosen:
         """A share of what was chosen, at random."""
-        chosen, drawn = self._chosen, np.random.default_rng(6).random(self._chosen.count)
+        chosen, drawn = self._chosen, np.random.default_rng(6).random(self._chosen.nodes.size)
         slots = chosen.walker.resident.slots[chosen.nodes[drawn < share]]
         return Chosen.among(chosen.walker, slots.view(np.int32))
 

@@ -112,7 +112,7 @@ def test_what_a_camera_wrote_is_kept(tmp_path: Path, path: str) -> None:
 
 
 def test_thumbnails_lie_in_the_same_file(
-    tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(pixels(1, 900, 1200)).save(tmp_path / "in" / "large.jpg")
@@ -138,6 +138,7 @@ def test_thumbnails_lie_in_the_same_file(
         for record in one:
             np.testing.assert_allclose(record.vector, other[record.id].vector, atol=0.02)
     capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", "400")  # so that nothing is shortened
     assert main(["search", path, str(tmp_path / "in" / "small.png")]) == 0
     told = capsys.readouterr().out
     assert "40 × 50, " in told

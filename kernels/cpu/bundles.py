@@ -54,6 +54,8 @@ _EAGER = 8
 # Among the nearest bundles so large a share is enough for a walk, which begins at so many nodes of each of some.
 _FRONT, _FULL = 16, 0.4
 _BEGUN_IN, _BEGUN_AT = 8, 8
+# These lie in so many bales.
+_NEAREST = 8
 # The codes of a bundle are asked for while one that comes so many before it is scanned.
 _AHEAD = 2
 
@@ -87,21 +89,28 @@ def _appraise_bales(frame, tables, state, offset, far):
 
 
 @helper
+def _add(frame, tables, state, offset, bale, chosen, nearest, deviations, some, count):
+    """Appraises and adds the bundles of a bale, but for loose ones, or only those with chosen nodes; how many there are then."""
+    for b in range(bale * BALE, min((bale + 1) * BALE, tables.bundles)):
+        if load(as_float32(tables.spreads), b) < 0 or (chosen and word_of(frame, tables, b) == 0):
+            continue
+        nearest[b], deviations[b] = _middle_far(
+            frame, tables.middles, tables.spreads, tables.tilt, state, offset, b
+        )
+        some[count] = b
+        count += 1
+    return count
+
+
+@helper
 def _appraise(frame, tables, state, offset, far, limit, beyond, nearest, deviations, some, count):
-    """Adds the bundles whose bales are up to a limit, or beyond it, but for loose ones; how many there are then.
+    """Adds the bundles whose bales are up to a limit, or beyond it; how many there are then.
 
     Beyond it those without chosen nodes are left out. Before, they are not, since it would take longer to find out which they are.
     """
     for bale in range(tables.bales):
         if (far[bale] > limit) == beyond:
-            for b in range(bale * BALE, min((bale + 1) * BALE, tables.bundles)):
-                if load(as_float32(tables.spreads), b) < 0 or (beyond and word_of(frame, tables, b) == 0):
-                    continue
-                nearest[b], deviations[b] = _middle_far(
-                    frame, tables.middles, tables.spreads, tables.tilt, state, offset, b
-                )
-                some[count] = b
-                count += 1
+            count = _add(frame, tables, state, offset, bale, beyond, nearest, deviations, some, count)
     return count
 
 
@@ -122,6 +131,22 @@ def _put_in_order(nearest, some, count, order, places):
         bucket = types.int64((nearest[some[i]] - least) * scale)
         order[places[bucket]] = some[i]
         places[bucket] += 1
+
+
+@helper
+def _appraise_nearest(frame, tables, state, offset, far, nearest, deviations, some):
+    """Adds the bundles of the nearest bales alone, but for loose ones; how many."""
+    count, last = 0, np.float32(-np.inf)
+    for _ in range(_NEAREST):
+        bale, least = types.int64(-1), np.float32(np.inf)
+        for other in range(tables.bales):
+            if last < far[other] < least:
+                bale, least = types.int64(other), far[other]
+        if bale < 0:
+            break
+        count = _add(frame, tables, state, offset, bale, False, nearest, deviations, some, count)
+        last = least
+    return count
 
 
 @helper
@@ -238,7 +263,7 @@ def _search(tag, frames, weights, codec, tables_of, others, queries, ways, slots
     for q in range(len(queries)):
         offset = prepare_query(frame, codec, queries[q], vector, own, memory)
         limit, sure = _appraise_bales(frame, tables, state, offset, far)
-        count = _appraise(frame, tables, state, offset, far, limit, False, nearest, deviations, some, 0)
+        count = _appraise_nearest(frame, tables, state, offset, far, nearest, deviations, some)
         _put_in_order(nearest, some, count, order, places)
         counters[1] += tables.bales + count
         size, begun = types.int64(LOST), _begin(frame, tables, order, count, fresh)
@@ -247,6 +272,9 @@ def _search(tag, frames, weights, codec, tables_of, others, queries, ways, slots
                 frame, local, weights, tables, state, offset, seen, asked, pool, fresh, begun, best, counters
             )
         if size == LOST:
+            count = _appraise(frame, tables, state, offset, far, limit, False, nearest, deviations, some, 0)
+            _put_in_order(nearest, some, count, order, places)
+            counters[1] += count
             size = _look(
                 frame, tables, way, state, offset, limit, sure, far, nearest, deviations, some, order, count, places,
                 best, room, counters,

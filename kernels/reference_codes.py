@@ -37,6 +37,8 @@ QUERY_RANGES = {SCALAR8: (-128, 383), SCALAR4: (-60, 127), SCALAR2: (-91, 139), 
 GROUP = 16
 LINE = 64
 """A plane of a prepared query is padded to whole lines, so that wide loads stay inside."""
+BUNDLE, BALE = 64, 16
+"""Nodes side by side that have a middle in a code of its own, and bundles side by side that have one."""
 MOST_COORDINATES = {SCALAR8: 8192, SCALAR4: 1 << 17, SCALAR2: 1 << 17, SCALAR1: 1 << 17}
 """Up to here no sum leaves 32 bits: 383**2 * 8192 < 2**31, and 15 * 127 * 2**17 < 2**31 for all others."""
 

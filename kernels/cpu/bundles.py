@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from ..reference_codes import BALE, BUNDLE
 from .ahead import ASKED
 from .among import walk
-from .chosen import LOST, SIZE, compare_best, kernel, word_of
+from .chosen import LOST, compare_best, kernel, word_of
 from .codes import score
 from .compile import compiled, helper, reads, writes
 from .memory import (
@@ -39,9 +40,6 @@ from .memory import (
 )
 from .pool import FARTHEST, key_of, score_of, take
 from .steps import BITS, DONE, LATER, prepare_query, score_bits, seen_size
-
-BALE = 16
-"""Bundles side by side, which have a middle of their own: those of far bales are looked at last."""
 
 _LINE = 64
 # Bundles are taken in the order of what so many standard deviations below their mean is.
@@ -155,7 +153,7 @@ def _begin(frame, tables, order, count, fresh):
     chosen = types.int64(0)
     for i in range(min(count, _FRONT)):
         chosen += types.int64(popcount(word_of(frame, tables, types.int64(order[i]))))
-    if count < _FRONT or chosen < _FULL * _FRONT * SIZE:
+    if count < _FRONT or chosen < _FULL * _FRONT * BUNDLE:
         return 0
     size = 0
     for i in range(_BEGUN_IN):
@@ -163,7 +161,7 @@ def _begin(frame, tables, order, count, fresh):
         word = word_of(frame, tables, b)
         for _ in range(_BEGUN_AT):
             if word != 0:
-                fresh[size] = b * SIZE + lowest_bit(types.int64(word))
+                fresh[size] = b * BUNDLE + lowest_bit(types.int64(word))
                 word &= word - types.uint64(1)
                 size += 1
     return size
@@ -174,7 +172,7 @@ def _ask_for(frame, tables, b):
     """Sends for the codes of a bundle's chosen nodes."""
     word = load(as_uint64(tables.words), b) if load_flag(as_uint8(tables.known), b) != 0 else types.uint64(0)
     while word != 0:
-        start = frame.codes + (b * SIZE + lowest_bit(types.int64(word))) * frame.code_bytes
+        start = frame.codes + (b * BUNDLE + lowest_bit(types.int64(word))) * frame.code_bytes
         for line in range(0, frame.code_bytes, _LINE):
             prefetch(start + line)
         word &= word - types.uint64(1)
@@ -203,7 +201,7 @@ def _scan(frame, tables, way, state, offset, nearest, deviations, order, count, 
         word = word_of(frame, tables, b)
         scored += types.int64(popcount(word))
         while word != 0:
-            node = b * SIZE + lowest_bit(types.int64(word))
+            node = b * BUNDLE + lowest_bit(types.int64(word))
             word &= word - types.uint64(1)
             code = codes + node * n_bytes
             far = score(kind, code, state, n_bytes) if kind < BITS else score_bits(kind, code, state, n_bytes)

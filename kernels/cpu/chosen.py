@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
+from ..reference_codes import BUNDLE
 from .beam import given, kinds
 from .compile import compiled, helper, reads, writes
 from .memory import address_of, as_uint8, as_uint32, as_uint64, load, load_flag, popcount, prefetch, set_flag
@@ -19,8 +20,6 @@ from .steps import DONE, compare, prepare_query, score_node
 
 LOST = -2
 """How many answers a query has whose walk gave up."""
-SIZE = 64
-"""Nodes that lie side by side, of which a word says which were chosen."""
 
 # How far searches go. Of all: how many of the best are answers, and how many are compared. Of walks: places in the pool; the
 # slack that ends one where the `near` best of the chosen are the nearest of all, and where `spread` nodes are as near; after
@@ -74,9 +73,9 @@ def _slot_is_chosen(frame, tables, node):
 
 @helper
 def is_chosen(frame, tables, node):
-    place = node // SIZE
+    place = node // BUNDLE
     if load_flag(as_uint8(tables.known), place) != 0:
-        return (load(as_uint64(tables.words), place) >> types.uint64(node % SIZE)) & types.uint64(1) != 0
+        return (load(as_uint64(tables.words), place) >> types.uint64(node % BUNDLE)) & types.uint64(1) != 0
     return _slot_is_chosen(frame, tables, node)
 
 
@@ -86,8 +85,8 @@ def word_of(frame, tables, place):
     words, known = as_uint64(tables.words), as_uint8(tables.known)
     if load_flag(known, place) != 0:
         return load(words, place)
-    word, first = types.uint64(0), place * SIZE
-    for i in range(min(SIZE, frame.nodes - first)):
+    word, first = types.uint64(0), place * BUNDLE
+    for i in range(min(BUNDLE, frame.nodes - first)):
         if _slot_is_chosen(frame, tables, first + i):
             word |= types.uint64(1) << types.uint64(i)
     words[place] = word
@@ -194,7 +193,7 @@ def count() -> Any:
 
 def _put(nodes, words):
     for node in nodes:
-        words[node // SIZE] |= np.uint64(1) << np.uint64(node % SIZE)
+        words[node // BUNDLE] |= np.uint64(1) << np.uint64(node % BUNDLE)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from vecstore.kernels import reference_codes as layout
 
 Codes: TypeAlias = NDArray[np.uint8]
 
-SIZE, BALE = 64, 16
+SIZE, BALE = layout.BUNDLE, layout.BALE
 _ROOM = 1.25
 # Vectors as queries, and of each the nearest share of bundles, to see how far nodes lie from where they are thought to.
 _ASKED, _NEAR, _LOOKED_INTO = 9, 4, 60
